@@ -1,0 +1,264 @@
+"""Dataset artifacts: a directory of TFRecord shards with a manifest, a ledger and named attachments.
+
+A stage writes parts, in any order and from any process, into a directory that :func:`publishing` provides;
+:func:`finish` turns the parts into the dataset in index order. The result depends on the parts alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceflow.components.common import ledger, tfrecord
+from faceflow.components.common.errors import ConservationError, DatasetError
+from faceflow.components.common.hashing import file_sha256, fingerprint
+from faceflow.components.common.ledger import LEDGER_NAME, LedgerWriter, Reason
+from faceflow.components.common.manifest import Manifest, ShardInfo
+from faceflow.components.common.record import Record, peek
+from faceflow.components.common.storage import publishing, write_atomically
+
+__all__ = ["Dataset", "ShardWriter", "finish", "publishing"]
+
+
+class Dataset:
+    """A complete dataset directory, for reading.
+
+    Args:
+        path: The directory.
+
+    Attributes:
+        path: The directory.
+        manifest: Its manifest.
+
+    Raises:
+        DatasetError: The directory is no dataset, or a shard is missing or has another size than the manifest says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the manifest and check that every shard is there in full."""
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        for shard in self.manifest.shards:
+            file = self.path / shard.name
+            size = file.stat().st_size if file.is_file() else None
+            if size != shard.bytes:
+                found = "is missing" if size is None else f"has {size:,} bytes instead of {shard.bytes:,}"
+                raise DatasetError(f"{file} {found}: run the stage that wrote it ({self.manifest.stage}) again.")
+
+    @property
+    def shards(self) -> list[Path]:
+        """The shard files, in order."""
+        return [self.path / shard.name for shard in self.manifest.shards]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the contents: the shards' and attachments' digests and the template."""
+        shards = [(shard.records, shard.sha256) for shard in self.manifest.shards]
+        return fingerprint([shards, self.manifest.attachments, self.manifest.template])
+
+    def payloads(self, shard: int | None = None) -> Iterator[bytes]:
+        """Yield the serialised records of one shard, or of all in order."""
+        for path in self.shards if shard is None else [self.shards[shard]]:
+            yield from tfrecord.read(path)
+
+    def records(self, shard: int | None = None) -> Iterator[Record]:
+        """Yield the records of one shard, or of all in order."""
+        return map(Record.decode, self.payloads(shard))
+
+    def attachment(self, name: str) -> Path | None:
+        """The path of an attachment, or None if the dataset has none of that name."""
+        return self.path / name if name in self.manifest.attachments else None
+
+    @property
+    def attachments(self) -> list[Path]:
+        """The paths of all attachments."""
+        return [self.path / name for name in self.manifest.attachments]
+
+    def ledger(self) -> pa.Table:
+        """The ledger, whole; see :data:`faceflow.components.common.ledger.LEDGER_SCHEMA`."""
+        return pq.read_table(self.path / LEDGER_NAME)
+
+
+class ShardWriter:
+    """Writes one part of a dataset: records, their ledger rows, and a summary that :func:`finish` reads.
+
+    The part appears under its name when the block ends well; a part written twice, as an engine that retries may do,
+    is simply replaced.
+
+    Args:
+        directory: The directory that :func:`publishing` gave.
+        index: The part's place in the dataset.
+        stage: The stage's name, for the ledger.
+    """
+
+    def __init__(self, directory: Path, index: int, *, stage: str) -> None:
+        """Open the part's files under names of this attempt."""
+        self._stem = directory / f"part-{index:05d}"
+        self._attempt = f"{self._stem}.{uuid.uuid4().hex}"
+        self._records = tfrecord.Writer(Path(f"{self._attempt}.tfrecord"))
+        self._ledger = LedgerWriter(Path(f"{self._attempt}.ledger.parquet"), stage)
+        self._identities: set[str] = set()
+        self._variants: Counter[str] = Counter()
+        self._drops: Counter[str] = Counter()
+        self._kept = 0
+        self._promised = 0
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of records written so far."""
+        return self._records.bytes_written
+
+    def write(self, record: Record) -> None:
+        """Append a record."""
+        self._append(record.encode(), record.identity, record.variant)
+
+    def write_payload(self, payload: bytes) -> None:
+        """Append a serialised record as it is."""
+        _, identity, variant = peek(payload)
+        self._append(payload, identity, variant)
+
+    def _append(self, payload: bytes, identity: str, variant: str) -> None:
+        self._records.write(payload)
+        self._identities.add(identity)
+        self._variants[variant] += 1
+
+    def kept(self, key: str, identity: str, variants: Iterable[str] = ("",)) -> None:
+        """Say that an input image goes on as the named variants; '' stands for itself."""
+        made = list(variants)
+        self._kept += 1
+        self._promised += len(made)
+        self._ledger.kept(key, identity, made)
+
+    def dropped(self, key: str, identity: str, reason: Reason, detail: str = "") -> None:
+        """Say that an input image ends here."""
+        self._drops[Reason(reason).value] += 1
+        self._ledger.dropped(key, identity, reason, detail)
+
+    def close(self) -> None:
+        """Put the part in place."""
+        self._records.close()
+        self._ledger.close()
+        summary = {
+            "records": self._records.records,
+            "bytes": self._records.bytes_written,
+            "sha256": self._records.sha256,
+            "identities": sorted(self._identities),
+            "variants": dict(self._variants),
+            "drops": dict(self._drops),
+            "kept": self._kept,
+            "promised": self._promised,
+        }
+        os.replace(f"{self._attempt}.tfrecord", f"{self._stem}.tfrecord")
+        os.replace(f"{self._attempt}.ledger.parquet", f"{self._stem}.ledger.parquet")
+        write_atomically(Path(f"{self._stem}.json"), json.dumps(summary))
+
+    def discard(self) -> None:
+        """Remove what this attempt wrote."""
+        self._records.close()
+        self._ledger.close()
+        for ending in ("tfrecord", "ledger.parquet"):
+            Path(f"{self._attempt}.{ending}").unlink(missing_ok=True)
+
+    def __enter__(self) -> ShardWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the part in place, or remove it if the block failed."""
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def finish(
+    directory: Path,
+    *,
+    stage: str,
+    settings: Mapping[str, Any],
+    template: str | None,
+    inputs: Mapping[str, Any],
+    images_in: int,
+    attachments: Iterable[Path] = (),
+    licences: Iterable[str] = (),
+) -> Manifest:
+    """Turn the parts in a directory into a dataset.
+
+    Args:
+        directory: The directory that :func:`publishing` gave.
+        stage: The stage's name.
+        settings: The settings that decided the bytes.
+        template: The alignment template of the images, or None.
+        inputs: Fingerprints of what the stage read, by name.
+        images_in: Images that the stage was given, counted apart from the ledger.
+        attachments: Files to carry along; those outside the directory are copied into it.
+        licences: Licence notices of the sources.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        ConservationError: The ledger and the counts do not agree.
+    """
+    summaries = sorted(directory.glob("part-*.json"))
+    parts = [(path.with_suffix(""), json.loads(path.read_text())) for path in summaries]
+    kept = sum(part["kept"] for _, part in parts)
+    promised = sum(part["promised"] for _, part in parts)
+    images = sum(part["records"] for _, part in parts)
+    drops = _total(part["drops"] for _, part in parts)
+    if kept + sum(drops.values()) != images_in:
+        raise ConservationError(
+            f"{stage} was given {images_in:,} images but accounts for {kept:,} kept and {sum(drops.values()):,} "
+            "dropped. This is a defect of the stage: please report it with the log."
+        )
+    if promised != images:
+        raise ConservationError(
+            f"{stage} wrote {images:,} records where its ledger lists {promised:,}. "
+            "This is a defect of the stage: please report it with the log."
+        )
+    filled = [(stem, part) for stem, part in parts if part["records"]]
+    shards = []
+    for index, (stem, part) in enumerate(filled):
+        name = f"faces-{index:05d}-of-{len(filled):05d}.tfrecord"
+        os.replace(f"{stem}.tfrecord", directory / name)
+        shards.append(ShardInfo(name, part["records"], part["bytes"], part["sha256"]))
+    ledger.merge((Path(f"{stem}.ledger.parquet") for stem, _ in parts), directory / LEDGER_NAME)
+    carried = {}
+    for path in attachments:
+        if path.parent != directory:
+            shutil.copyfile(path, directory / path.name)
+        carried[path.name] = file_sha256(directory / path.name)
+    for leftover in directory.glob("part-*"):
+        leftover.unlink()
+    manifest = Manifest(
+        stage=stage,
+        settings=dict(settings),
+        template=template,
+        identities=len(set().union(*(part["identities"] for _, part in parts))),
+        images=images,
+        images_in=images_in,
+        drops=drops,
+        variants=_total(part["variants"] for _, part in parts),
+        shards=shards,
+        inputs=dict(inputs),
+        attachments=carried,
+        licences=sorted(set(licences)),
+    )
+    manifest.write(directory)
+    return manifest
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))

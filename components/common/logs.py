@@ -1,0 +1,58 @@
+"""What a stage says while it works: its own lines, without the chatter of the libraries underneath."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+_LINE_SECONDS = 10.0
+
+
+def setup_logging(verbose: bool = False) -> None:
+    """Log to standard error: faceflow's lines from INFO on, the libraries' from WARNING on; all of them if verbose."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("faceflow").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        silence_tensorflow()
+
+
+def silence_tensorflow() -> None:
+    """Keep TensorFlow's start-up notices out of the log; works only before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def progress(items: Iterable[Item], total: int | None = None, what: str = "images", label: str = "") -> Iterator[Item]:
+    """Yield items, showing how far along they are: a bar on a terminal, otherwise a log line every ten seconds.
+
+    Args:
+        items: What to go through.
+        total: How many there are, if known.
+        what: What they are, in the plural.
+        label: What is being done to them.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, unit=f" {what}", desc=label or None, leave=False)
+        return
+    log = logging.getLogger("faceflow.progress")
+    begin = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= _LINE_SECONDS:
+            rate = done / (now - begin)
+            of = f" of {total:,} ({done / total:.0%}), {(total - done) / rate:,.0f} s left" if total else ""
+            log.info("%s%s %s%s, %.0f/s", f"{label}: " if label else "", f"{done:,}", what, of, rate)
+            last = now
+    if time.monotonic() - begin >= _LINE_SECONDS:
+        log.info("%s%s %s in %.0f s", f"{label}: " if label else "", f"{done:,}", what, time.monotonic() - begin)

@@ -1,0 +1,25 @@
+"""The camera: from linear light to the bytes of a photograph."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceflow.components.common.synthetic import noise
+from faceflow.components.common.synthetic.arrays import Array, F
+
+
+def photograph(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Expose, balance, blur, grain and, half the time, compress a canvas (H, W, 3) of linear light to RGB bytes."""
+    balance = np.diag(rng.uniform(0.7, 1.4) * (1 + rng.normal(0, 0.05, 3))).astype(F)
+    picture = cv2.transform(canvas, balance)
+    picture = cv2.GaussianBlur(picture, (0, 0), float(0.2 + abs(rng.normal(0, 0.5))) * len(canvas) / 250)
+    grain = F(rng.uniform(0.5, 5.0)) * noise.window("white", rng, *canvas.shape[:2]) + F(0.5)
+    # A square root stands for the display's gamma.
+    bright = np.sqrt(np.clip(picture, 0, 1)) * F(255) + cv2.merge([grain] * 3)
+    shown: NDArray[np.uint8] = np.clip(bright, 0, 255).astype(np.uint8)
+    if rng.uniform() < 0.5:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 90))]
+        shown = cv2.imdecode(cv2.imencode(".jpg", shown, quality)[1], cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+    return shown

@@ -1,0 +1,1 @@
+"""The evaluate stage: a model and evaluation faces -> verification results."""

@@ -1,0 +1,1 @@
+"""The train stage: packed shards -> an embedding model with its contract."""

@@ -1,0 +1,153 @@
+"""The input pipeline: TFRecord shards -> batches of pixels and labels, in an order that the seed alone decides.
+
+Every epoch's order and mirroring hang on (seed, epoch, position), not on the state of a generator, so a training that
+was interrupted after epoch k reads the very same batches from epoch k + 1 on as one that was not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from faceflow.components.common.hashing import stable_hash
+from faceflow.components.common.model import resize
+
+if TYPE_CHECKING:
+    from faceflow.components.common.dataset import Dataset
+
+_READ_AHEAD = 8 << 20
+
+
+class FaceReader:
+    """Turns serialised records into pixels and labels.
+
+    Args:
+        stored: Rows and columns of the packed images.
+        wanted: Rows and columns of the network's input.
+        classes: Number of identities.
+    """
+
+    def __init__(self, stored: tuple[int, int], wanted: tuple[int, int], classes: int) -> None:
+        """Set what to read."""
+        self.stored = stored
+        self.wanted = wanted
+        self.classes = classes
+
+    def read(self, payload: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Decode one record.
+
+        Returns:
+            Pixels, (rows, columns, 3) uint8 RGB, and the label, () int32.
+
+        Raises:
+            tf.errors.InvalidArgumentError: When run: the record has no label or one that is no class, or its image is
+                damaged or of another size than ``stored``.
+        """
+        fields = tf.io.parse_single_example(
+            payload,
+            {
+                "key": tf.io.FixedLenFeature((), tf.string),
+                "image/encoded": tf.io.FixedLenFeature((), tf.string),
+                "label": tf.io.FixedLenFeature((), tf.int64, default_value=-1),
+            },
+        )
+        label, key = fields["label"], fields["key"]
+        # INTEGER_ACCURATE is what OpenCV and Pillow decode with, and so what evaluation sees
+        pixels = tf.io.decode_jpeg(fields["image/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
+        checks = [
+            tf.debugging.Assert(
+                tf.logical_and(label >= 0, label < self.classes),
+                [f"label outside 0..{self.classes - 1} in record", key, label],
+            ),
+            tf.debugging.Assert(
+                tf.reduce_all(tf.shape(pixels)[:2] == self.stored),
+                [f"image is not {self.stored[1]}x{self.stored[0]} pixels in record", key, tf.shape(pixels)],
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            label = tf.cast(label, tf.int32)
+        pixels.set_shape((*self.stored, 3))
+        if self.stored != self.wanted:
+            pixels = resize(pixels, *self.wanted)
+        return pixels, label
+
+
+def training_batches(
+    dataset: Dataset,
+    reader: FaceReader,
+    *,
+    batch_size: int,
+    epochs: range,
+    seed: int,
+    flip: bool = True,
+    shuffle_buffer: int = 20_000,
+) -> tf.data.Dataset:
+    """Batches of the given epochs, one after the other, each of ``images // batch_size`` full batches.
+
+    The shards' order, the records' order within a buffer and the mirroring differ from epoch to epoch; what does not
+    fill a batch is left out of an epoch, another part every time.
+
+    Args:
+        dataset: The packed records.
+        reader: Decodes them.
+        batch_size: Images of a batch.
+        epochs: Which epochs, counted from 0.
+        seed: Of every random choice.
+        flip: Whether half the images are mirrored.
+        shuffle_buffer: Serialised records held to draw from.
+
+    Returns:
+        Batches of pixels (batch_size, rows, columns, 3) uint8 and labels (batch_size,) int32.
+    """
+    images = dataset.manifest.images
+    full = images // batch_size * batch_size
+    base = stable_hash(seed, "train order") >> 2  # fits a signed 64-bit integer, with room for the epoch's number
+    shards = [str(path) for path in dataset.shards]
+
+    def records_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = tf.stack([tf.constant(base, tf.int64), epoch])
+        files = tf.random.experimental.stateless_shuffle(tf.constant(shards), epoch_seed)
+        records = _records(tf.data.Dataset.from_tensor_slices(files))
+        records = records.shuffle(min(images, shuffle_buffer), seed=epoch_seed[0] + epoch_seed[1])
+        return records.take(full).enumerate().map(lambda position, payload: (payload, epoch, position))
+
+    def read(payload: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, label = reader.read(payload)
+        if flip:
+            pixels = tf.image.stateless_random_flip_left_right(pixels, tf.stack([base + epoch, position]))
+        return pixels, label
+
+    stream = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(records_of)
+    stream = stream.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _finished(stream.batch(batch_size, drop_remainder=True))
+
+
+def validation_batches(dataset: Dataset, reader: FaceReader, batch_size: int) -> tf.data.Dataset:
+    """Every record once, in order; the last batch may be smaller."""
+    stream = _records(tf.data.Dataset.from_tensor_slices([str(path) for path in dataset.shards]))
+    stream = stream.map(reader.read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _finished(stream.batch(batch_size))
+
+
+def sample(dataset: Dataset, reader: FaceReader, count: int) -> tf.Tensor:
+    """The first images of a dataset as the network sees them, (count, rows, columns, 3) uint8."""
+    stream = _records(tf.data.Dataset.from_tensor_slices([str(path) for path in dataset.shards]))
+    return next(iter(stream.take(count).map(reader.read).batch(count)))[0]
+
+
+def _records(files: tf.data.Dataset) -> tf.data.Dataset:
+    return files.interleave(
+        lambda file: tf.data.TFRecordDataset(file, buffer_size=_READ_AHEAD),
+        cycle_length=16,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    # one host feeds all its GPUs from one stream: files are not to be divided among them
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+
