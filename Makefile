@@ -37,6 +37,7 @@ $(READY): requirements-dev.lock setup.cfg pyproject.toml
 	  if [ -z "$$python" ]; then eval "cat <<-END"$$'\n'"$$NO_PYTHON"$$'\n'END >&2; exit 1; fi; \
 	  echo "$$($$python --version) -> $(VENV)"; "$$python" -m venv $(VENV); \
 	fi
+	@echo "installing into $(VENV): about 1.3 GB to download, some minutes"
 	$(RUN) python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-dev.lock
 	$(RUN) python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -83,9 +84,8 @@ lock:  ## writes the lock files from setup.cfg and docker/*.in (UPGRADE=1: newes
 	@[ -x $(BIN)/uv ] || { echo "make: no $(BIN)/uv yet; run make test or make demo once, or pip install uv into $(VENV)" >&2; exit 1; }
 	$(LOCK) --universal --python-version 3.11 --extra dev setup.cfg -o requirements-dev.lock
 	$(IMAGE_LOCK) -o docker/base.lock
-	$(IMAGE_LOCK) docker/data.in -o docker/data.lock
 	$(IMAGE_LOCK) docker/tensorflow.in -o docker/tensorflow.lock
-	$(IMAGE_LOCK) docker/tensorflow.in docker/align.in -o docker/align.lock
+	$(IMAGE_LOCK) docker/tensorflow.in docker/data.in -o docker/data.lock
 	$(IMAGE_LOCK) docker/tensorflow.in docker/train.in -o docker/train.lock
 	$(IMAGE_LOCK) docker/tensorflow-gpu.in -o docker/tensorflow-gpu.lock
 	$(IMAGE_LOCK) docker/tensorflow-gpu.in docker/train.in -o docker/train-gpu.lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def from_paths(paths: Sequence[str]) -> list[dict[str, Any]]:
     taken: set[str] = set()
     for path in paths:
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).absolute().name).strip("-.") or "folder"
-        name = next(each for each in (stem, *(f"{stem}-{n}" for n in count(2))) if each not in taken)
+        name = next(each for each in chain([stem], (f"{stem}-{n}" for n in count(2))) if each not in taken)
         taken.add(name)
         made.append({"kind": "folder", "name": name, "path": path})
     return made
@@ -62,11 +62,16 @@ def _resolved(parameter: str, index: int, source: Any, base: Path) -> dict[str, 
         location = made.get(key)
         if not isinstance(location, str) or not is_local(location):
             continue
+        if not location:
+            raise SourceError(
+                f"{parameter}[{index}].{key} is empty. Give the path or URL of the {source['kind']} source."
+            )
+        where = f"{parameter}[{index}].{key}"
         path = Path(os.path.abspath(base / Path(location).expanduser()))
         if not path.exists():
-            raise SourceError(f"{parameter}[{index}].{key}: {path} does not exist. Check the path of the {source['kind']} source.")
+            raise SourceError(f"{where}: {path} does not exist. Check the path of the {source['kind']} source.")
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-            raise SourceError(f"{parameter}[{index}].{key}: {path} cannot be read by this user. Change its permissions.")
+            raise SourceError(f"{where}: {path} cannot be read by this user. Change its permissions.")
         made[key] = str(path)
     return made
 

@@ -45,7 +45,7 @@ class Stage:
         name: The task's name, unique within the pipeline and the name in kfp.local's log.
         title: The name to show.
         image: The container image.
-        artifacts: Names of its output artifacts.
+        artifacts: Its output artifacts: name to schema title, for instance ``system.Dataset``.
         results: Names of its output parameters.
         over: The pipeline parameter whose entries it runs once each for; None outside a loop.
     """
@@ -53,7 +53,7 @@ class Stage:
     name: str
     title: str
     image: str
-    artifacts: tuple[str, ...]
+    artifacts: dict[str, str]
     results: tuple[str, ...]
     over: str | None = None
 
@@ -135,7 +135,10 @@ class _Reader:
                 name=task["componentRef"]["name"].removeprefix("comp-"),
                 title=task.get("taskInfo", {}).get("name") or name,
                 image=executor.get("container", {}).get("image", ""),
-                artifacts=tuple(outputs.get("artifacts", {})),
+                artifacts={
+                    each: given["artifactType"].get("schemaTitle", "")
+                    for each, given in outputs.get("artifacts", {}).items()
+                },
                 results=tuple(outputs.get("parameters", {})),
                 over=over,
             )
@@ -153,8 +156,8 @@ class _Reader:
                 self.asked.add(origin.name)
             elif origin is not None and origin.kind == "task" and origin.key != _UNNAMED:
                 self.defects.append(
-                    f"condition '{name}' reads output '{origin.key}' of task '{origin.name}': kfp.local takes a condition "
-                    "on a named output for false. Let the task return one unnamed value, or test a pipeline parameter."
+                    f"condition '{name}' reads output '{origin.key}' of task '{origin.name}': kfp.local takes a "
+                    "condition on a named output for false. Return one unnamed value, or test a pipeline parameter."
                 )
 
     def _loop(self, name: str, task: Mapping[str, Any], origins: Mapping[str, _Origin | None]) -> str | None:
@@ -166,13 +169,13 @@ class _Reader:
             if key == items:
                 if origin.key != _UNNAMED:
                     self.defects.append(
-                        f"loop '{name}' runs over output '{origin.key}' of task '{origin.name}': kfp.local cannot find a "
-                        "named output there. Run over a pipeline parameter."
+                        f"loop '{name}' runs over output '{origin.key}' of task '{origin.name}': kfp.local cannot find "
+                        "a named output there. Run over a pipeline parameter."
                     )
             else:
                 self.defects.append(
-                    f"loop '{name}' is given output '{origin.key}' of task '{origin.name}': kfp.local replaces it by the "
-                    "loop's item. Pass a pipeline parameter or an artifact into the loop, or move the task into it."
+                    f"loop '{name}' is given output '{origin.key}' of task '{origin.name}': kfp.local replaces it by "
+                    "the loop's item. Pass a pipeline parameter or an artifact into the loop, or move the task into it."
                 )
         return source.name if source is not None and source.kind == "parameter" else None
 
@@ -187,7 +190,7 @@ def _origin(value: Mapping[str, Any], known: Mapping[str, _Origin]) -> _Origin |
 
 
 def _in_order(tasks: Mapping[str, Any]) -> Iterator[str]:
-    """Task names, producers first: loops as early as they can be, and longer chains of consumers before shorter ones."""
+    """Task names, producers first: loops early, and those with a longer chain of consumers before the others."""
     consumers: dict[str, list[str]] = {name: [] for name in tasks}
     for name, task in tasks.items():
         for producer in task.get("dependentTasks", ()):
@@ -219,7 +222,9 @@ def read(path: Path) -> Pipeline:
         document = next(iter(yaml.load_all(path.read_text(encoding="utf-8"), loader)))
         name, root = document["pipelineInfo"]["name"], document["root"]
     except (yaml.YAMLError, StopIteration, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} is not a compiled pipeline ({error}): compile it with `faceflow compile`.") from error
+        raise SettingsError(
+            f"{path} is not a compiled pipeline ({error}): write it with `faceflow compile`."
+        ) from error
     parameters = {
         each: Parameter(
             each, given["parameterType"], given.get("defaultValue"), needed=not given.get("isOptional", False)

@@ -159,7 +159,11 @@ def opening(image: Image, noise: np.random.Generator, *, size: int = 5) -> Image
     Erosion then dilation of each channel, the border taken as absent (Serra, Image Analysis and Mathematical
     Morphology, 1982).
     """
-    return np.asarray(cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((size, size), np.uint8)), np.uint8)
+    square = np.ones((size, size), np.uint8)
+    near, far = size // 2, size - 1 - size // 2
+    # cv2.morphologyEx dilates about the anchor that it eroded about, which moves the image where the size is even.
+    eroded = cv2.erode(image, square, anchor=(near, near))
+    return np.asarray(cv2.dilate(eroded, square, anchor=(far, far)), np.uint8)
 
 
 @operation(sigma=(0.1, 128))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from faceflow.components.augment.census import Census
 from faceflow.components.augment.policy import Policy
 from faceflow.components.common.errors import DatasetError, SettingsError
-from faceflow.components.common.hashing import stable_hash
+from faceflow.components.common.hashing import file_sha256, stable_hash
 
 HELD_OUT = -1
 _EVERYTHING = (1 << 64) - 1
@@ -123,7 +123,7 @@ def suggest(counts: Sequence[int]) -> Policy | None:
     several = [n for n in counts if n >= 2]
     if len(several) < 2:
         return None
-    fewest = max(1, int(np.quantile(several, 0.25)) // 2)
+    fewest = max(1, int(np.quantile(several, 0.25, method="lower")) // 2)
     few, many, most = 3 * fewest, fewest * 20 // 3, fewest * 35 // 3
     return Policy.parse(
         f"n > {most}: sample({most}) | n > {many}: keep | n > {few}: keep, opening | "
@@ -142,10 +142,16 @@ def _counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def write(plan: Plan, path: Path) -> None:
-    """Write a plan where the workers can read it."""
+def write(plan: Plan, directory: Path) -> Path:
+    """Write a plan where the workers can read it.
+
+    Returns:
+        The file, named by its contents: whoever has read a file of that name has read this plan.
+    """
     rows = [(identity, each.images, each.rule, each.threshold) for identity, each in plan.items()]
-    pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA), path)
+    aside = directory / "plan.parquet"
+    pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA), aside)
+    return aside.rename(directory / f"plan-{file_sha256(aside)}.parquet")
 
 
 @lru_cache(maxsize=1)

@@ -89,6 +89,8 @@ def bands(plan: Plan, policy: Policy) -> list[tuple[str, str, int, int, int]]:
 
 def histogram(plan: Plan, policy: Policy) -> Figure:
     """Identities by images per identity, before and after, over the policy's bands."""
+    from matplotlib.ticker import MaxNLocator
+
     decided = [each for each in plan.values() if each.rule != HELD_OUT]
     before = np.array([each.images for each in decided])
     after = np.array([policy.rules[each.rule].images_out(each.images) for each in decided])
@@ -97,7 +99,7 @@ def histogram(plan: Plan, policy: Policy) -> Figure:
     ends = [rule.low for rule in policy.rules if rule.low > 1]
     highest = max(int(before.max()), int(after.max()), int(1.7 * max(ends, default=1)))
     lowest = max(1, min(int(before.min()), int(min(ends, default=1) / 1.7)))
-    edges = _edges(lowest, highest)
+    edges = _edges(lowest, highest, [end for end in ends if lowest < end <= highest])
     drawn, axes = figure(6.4, 3.4)
     logarithmic = edges[-1] > 24 * edges[0]
     if logarithmic:
@@ -125,7 +127,7 @@ def histogram(plan: Plan, policy: Policy) -> Figure:
     axes.hist(before, edges, color=PALETTE[5], alpha=0.7, label=f"before: {len(before):,} identities")
     axes.hist(after, edges, histtype="step", linewidth=1.8, color=PALETTE[0], label=f"after: {len(after):,} identities")
     axes.set_xlim(edges[0], edges[-1])
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("images per identity")
     axes.set_ylabel("identities")
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -134,14 +136,14 @@ def histogram(plan: Plan, policy: Policy) -> Figure:
 
 def _caption(variant: Variant) -> str:
     """An operation in words that break well below a small picture."""
-    return re.sub(r"[_=()]", " ", variant.description).strip()
+    return re.sub(r"[_()]", " ", variant.description).replace("=", "\N{NO-BREAK SPACE}").strip()
 
 
-def _edges(lowest: int, highest: int) -> list[float]:
-    """Bin edges between whole numbers, each bin a constant factor wider than the last where there are many."""
+def _edges(lowest: int, highest: int, ends: list[int]) -> list[float]:
+    """Bin edges between whole numbers, the bands' ends among them; wider with the number where there are many."""
     steps = np.arange(lowest, highest + 2)
     if len(steps) > 60:
-        steps = np.unique(np.geomspace(lowest, highest + 1, 48).round())
+        steps = np.union1d(np.geomspace(lowest, highest + 1, 40).round(), ends)
     return [float(step) - 0.5 for step in steps]
 
 

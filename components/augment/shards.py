@@ -14,7 +14,7 @@ from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.errors import DatasetError, ImageError
 from faceflow.components.common.images import decode, encode_jpeg
 from faceflow.components.common.ledger import Reason
-from faceflow.components.common.record import Record, peek
+from faceflow.components.common.record import Record, peek, variant_key
 from faceflow.components.common.tfrecord import read
 
 STAGE = "augment"
@@ -94,7 +94,7 @@ def variants_of(source: Record, variants: tuple[Variant, ...], seed: int, jpeg_q
     return [
         replace(
             source,
-            key=f"{source.key}#{variant.name}",
+            key=variant_key(source.key, variant.name),
             image=encode_jpeg(variant.make(image, seed, source.key), jpeg_quality),
             variant=variant.name,
         )

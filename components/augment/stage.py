@@ -110,12 +110,10 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
         decided = plan.make(census.merge(str(scratch), datasets), policy, settings.holdout_fraction, settings.seed)
         log.info("%s images of %s identities in %s shards", f"{images_in:,}", f"{len(decided):,}", len(shards))
         require_free_space(outputs.augmented_faces, _bytes_needed(datasets, decided, policy), "augment")
-        plan_file = scratch / "plan.parquet"
-        plan.write(decided, plan_file)
         holding_out = settings.holdout_fraction > 0
         write = partial(
             augment_shard,
-            plan=str(plan_file),
+            plan=str(plan.write(decided, scratch)),
             policy=str(policy),
             seed=settings.seed,
             jpeg_quality=settings.jpeg_quality,

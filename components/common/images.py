@@ -149,7 +149,7 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
         image: The pixels.
         quality: libjpeg quality, 1 to 100.
     """
-    done, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ImageError(f"an image of shape {image.shape} cannot be encoded", Reason.UNDECODABLE)
     return encoded.tobytes()

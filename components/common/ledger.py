@@ -18,6 +18,7 @@ class Reason(StrEnum):
     """Why an image was dropped."""
 
     NOT_AN_IMAGE = "not_an_image"
+    NO_IDENTITY = "no_identity"
     UNDECODABLE = "undecodable"
     TOO_LARGE = "too_large"
     NO_FACE = "no_face"

@@ -119,7 +119,7 @@ def load_model(directory: Path) -> Any:
     wanted = ((None, contract.height_px, contract.width_px, 3), (None, contract.embedding_size))
     found = (tuple(model.input_shape), tuple(model.output_shape))
     if found != wanted:
-        raise DatasetError(f"{path} maps {found[0]} to {found[1]}, where {CONTRACT_NAME} says {wanted}: run train again.")
+        raise DatasetError(f"{path} maps {found} where {CONTRACT_NAME} says {wanted}: run train again.")
     return model
 
 
@@ -154,9 +154,7 @@ def embed(
     Returns:
         (N, embedding size), each row of length 1.
     """
-    rows = [
-        _embed_batch(model, np.stack(batch), flip) for batch in _batched(images, batch_size)
-    ]
+    rows = [_embed_batch(model, np.stack(batch), flip) for batch in _batched(images, batch_size)]
     if not rows:
         return np.empty((0, model.output_shape[-1]), np.float32)
     return normalise(np.concatenate(rows))

@@ -185,3 +185,8 @@ def peek(payload: bytes) -> tuple[str, str, str]:
     except (KeyError, IndexError) as error:
         raise DatasetError(f"a record lacks {error}: run the stage that wrote it again.") from error
     return key, identity, variant
+
+
+def variant_key(key: str, variant: str) -> str:
+    """The key of an augmented copy: its source image's key with ``#<variant>`` appended."""
+    return f"{key}#{variant}"

@@ -6,6 +6,7 @@ was interrupted after epoch k reads the very same batches from epoch k + 1 on as
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
@@ -125,9 +126,11 @@ def training_batches(
 
 def validation_batches(dataset: Dataset, reader: FaceReader, batch_size: int) -> tf.data.Dataset:
     """Every record once, in order; the last batch may be smaller."""
+    batches = math.ceil(dataset.manifest.images / batch_size)
     stream = _records(tf.data.Dataset.from_tensor_slices([str(path) for path in dataset.shards]))
     stream = stream.map(reader.read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _finished(stream.batch(batch_size))
+    # Keras takes the end of a stream of unknown length for an accident, and warns
+    return _finished(stream.batch(batch_size)).apply(tf.data.experimental.assert_cardinality(batches))
 
 
 def sample(dataset: Dataset, reader: FaceReader, count: int) -> tf.Tensor:
@@ -150,4 +153,3 @@ def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:
     # one host feeds all its GPUs from one stream: files are not to be divided among them
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-

@@ -176,9 +176,7 @@ def _convolutions(model: keras.Model) -> Iterator[tuple[int, int]]:
 def cost(model: keras.Model) -> Cost:
     """Count a built network's parameters and multiply-adds the way the paper does."""
     weights = list(_convolutions(model))
-    biases = sum(
-        layer.output.shape[-1] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
-    )
+    biases = sum(layer.output.shape[-1] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
     slopes = sum(layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.PReLU))
     return Cost(
         parameters=sum(count for count, _ in weights) + biases + slopes,

@@ -77,7 +77,9 @@ def _read_labels(path: Path) -> list[str]:
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing: give train the output directory of pack.") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path} is damaged, it needs the columns label and identity ({error!r}): run pack again.") from error
+        raise DatasetError(
+            f"{path} is damaged, it needs the columns label and identity ({error!r}): run pack again."
+        ) from error
     if sorted(labels) != list(range(len(rows))):
         raise DatasetError(
             f"{path} lists {len(rows):,} labels that are not 0 to {len(rows) - 1:,}, each once: run pack again."

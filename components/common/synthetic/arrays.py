@@ -16,4 +16,5 @@ F = np.float32
 def smoothstep(x: Array | float, start: float, end: float) -> Array:
     """The cubic that runs from 0 at start to 1 at end; start may lie above end."""
     t = np.clip((np.asarray(x, F) - F(start)) * F(1 / (end - start)), 0, 1)
-    return t * t * (3 - 2 * t)
+    curve: Array = t * t * (3 - 2 * t)
+    return curve

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from faceflow.components.common.images import decode, encode_jpeg
 from faceflow.components.common.synthetic import noise
 from faceflow.components.common.synthetic.arrays import Array, F
 
@@ -19,7 +20,4 @@ def photograph(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     # A square root stands for the display's gamma.
     bright = np.sqrt(np.clip(picture, 0, 1)) * F(255) + cv2.merge([grain] * 3)
     shown: NDArray[np.uint8] = np.clip(bright, 0, 255).astype(np.uint8)
-    if rng.uniform() < 0.5:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 90))]
-        shown = cv2.imdecode(cv2.imencode(".jpg", shown, quality)[1], cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
-    return shown
+    return decode(encode_jpeg(shown, int(rng.integers(45, 90)))) if rng.uniform() < 0.5 else shown

@@ -55,11 +55,15 @@ def style_of(shot: Shot) -> Style:
 
 
 def front_line(shot: Shot) -> float:
-    """v of the hairline over the middle of the forehead: it recedes with age, and a bald head has none."""
+    """The height v of the hairline over the middle of the forehead: it recedes with age, and a bald head has none."""
     style, hair = style_of(shot), shot.person.hair
     line = (hair.line if style.follows_line else 0.0) + style.front + shot.styling.line_shift
-    bald = float(smoothstep(hair.recession, 0.45, 0.95))
-    return line - 0.1 * hair.recession - 0.75 * bald
+    return line - 0.1 * hair.recession - 0.75 * _baldness(shot)
+
+
+def _baldness(shot: Shot) -> float:
+    """From 0 to 1, where only a wreath of hair is left."""
+    return float(smoothstep(shot.person.hair.recession, 0.45, 0.95))
 
 
 def above_hairline(hit: Hit, shot: Shot) -> Array:
@@ -74,6 +78,9 @@ def above_hairline(hit: Hit, shot: Shot) -> Array:
         line = line - F(0.34 * hair.recession) * np.exp(-(((around - F(0.5)) / F(0.32)) ** 2))
     line = line + (F(style_of(shot).side) - line) * smoothstep(around, 0.55, 1.35)
     above: Array = line + F(0.7) * smoothstep(around, 1.4, 1.8) - hit.v
+    bald = _baldness(shot)
+    if bald > 0:
+        above = np.minimum(above, hit.v + F(1.8 - 1.1 * bald))
     return above
 
 
@@ -103,6 +110,8 @@ def _curtain(top: float, bottom: float, half_width: float, rng: np.random.Genera
     below = np.maximum(0, outline[:, 1])
     outline[:, 0] *= half_width * (1 - rng.uniform(0.02, 0.12) * below)
     middle = -0.35
-    outline[:, 1] = np.where(outline[:, 1] < 0, middle + (middle - top) * outline[:, 1], middle + (bottom - middle) * below)
+    outline[:, 1] = np.where(
+        outline[:, 1] < 0, middle + (middle - top) * outline[:, 1], middle + (bottom - middle) * below
+    )
     outline[:, 0] *= 1 + 0.03 * np.sin(5 * outline[:, 1] + rng.uniform(0, 6))
     return outline

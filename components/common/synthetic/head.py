@@ -127,7 +127,7 @@ def _draw_hair(frame: _Frame, shot: Shot, shape: Shape, narrowness: Array, light
     colour = cv2.transform(
         cv2.merge([strands, strands * shades[..., 0]]), np.column_stack([shot.light.ambient, shot.light.key])
     )
-    picture = cv2.transform(colour, np.diag(shot.person.hair_colour))
+    picture: Array = cv2.transform(colour, np.diag(shot.person.hair_colour))
     picture += cv2.merge([F(0.03) * shades[..., 1] * (1 + 2 * streaks)] * 3)
     alpha = smoothstep(shades[..., 2] + F(0.14) * streaks, -0.03, 0.05) * coverage(where[..., 2])
     blend(frame.region, picture, alpha * F(style.opacity))

@@ -146,17 +146,13 @@ class Identity:
     lip_colour: Array
     iris_colour: Array
     hair_colour: Array
+    brow_colour: Array
     glasses: float
     makeup: float
 
-    @property
-    def brow_colour(self) -> Array:
-        """(3,) Brows are darker than hair, and skin shows through them."""
-        return F(0.75) * self.hair_colour + F(0.04) * self.skin_colour
-
 
 _PALE_SKIN, _DARK_SKIN = np.array([232, 192, 168.0]), np.array([124, 84, 62.0])
-_HAIR = np.array([[28, 22, 20], [45, 32, 25], [78, 52, 35], [120, 84, 52], [176, 140, 92], [99, 48, 28]])
+_HAIR = np.array([[26, 20, 18], [41, 29, 23], [70, 47, 32], [108, 76, 47], [160, 127, 83], [92, 44, 26]])
 _HAIR_ODDS = np.array([3, 3, 2.5, 1.5, 1.2, 0.6])
 _HAIR_ODDS_IF_DARK = np.array([3, 3, 0.8, 0.08, 0, 0])
 _IRIS = np.array([[70, 45, 28], [96, 66, 40], [92, 100, 70], [90, 120, 140], [110, 130, 140]])
@@ -204,7 +200,7 @@ def make_identity(seed: int) -> Identity:
         head=Head(
             width=draw(1.0, 0.038, 0.012),
             top=draw(1.62, 0.04),
-            chin=draw(1.57, 0.055, 0.03),
+            chin=draw(1.59, 0.055, 0.03),
             depth=draw(1.12, 0.05),
             crown=draw(0.17, 0.04),
             temple=draw(0.02, 0.03),
@@ -233,17 +229,17 @@ def make_identity(seed: int) -> Identity:
             ridge=draw(0.06, 0.02, 0.022),
         ),
         nose=Nose(
-            v=draw(0.55, 0.033, 0.008),
+            v=draw(0.54, 0.033, 0.008),
             width=draw(0.155, 0.019, 0.010),
             root=draw(0.07, 0.022, 0.01),
             tip=draw(0.29, 0.037, 0.012),
-            roundness=draw(0.12, 0.014, 0.003),
+            roundness=draw(0.15, 0.016, 0.003),
         ),
         mouth=Mouth(
-            v=draw(1.01, 0.028, 0.006),
+            v=draw(1.0, 0.028, 0.006),
             width=draw(0.355, 0.023, 0.007),
-            upper=draw(0.072, 0.014, -0.008),
-            lower=draw(0.096, 0.016, -0.008),
+            upper=draw(0.076, 0.014, -0.008),
+            lower=draw(0.101, 0.016, -0.008),
         ),
         hair=Hair(
             line=draw(-1.0, 0.055, -0.01),
@@ -265,6 +261,7 @@ def make_identity(seed: int) -> Identity:
         lip_colour=lip_colour.astype(F),
         iris_colour=iris_colour.astype(F),
         hair_colour=hair_colour.astype(F),
+        brow_colour=(0.75 * hair_colour + 0.04 * skin_colour).astype(F),
         glasses=float(rng.choice([0.05, 0.05, 0.05, 0.7])),
         makeup=float(rng.uniform(0.1, 0.75)) if gender == "female" else 0.0,
     )
@@ -295,4 +292,5 @@ def aged(identity: Identity, age: float) -> Identity:
         mouth=replace(mouth, upper=mouth.upper * (1 - 0.3 * old), lower=mouth.lower * (1 - 0.18 * old)),
         hair=replace(hair, recession=min(1.0, hair.recession * float(smoothstep(age, 22, 62)))),
         hair_colour=(1 - grey) * identity.hair_colour + grey * _GREY.astype(F),
+        brow_colour=(1 - F(0.4) * grey) * identity.brow_colour + F(0.4) * grey * F(0.6) * _GREY.astype(F),
     )

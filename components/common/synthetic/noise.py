@@ -33,6 +33,6 @@ def tile(kind: Kind) -> Array:
 
 
 def window(kind: Kind, rng: np.random.Generator, height: int, width: int) -> Array:
-    """A (height, width) window, at most 512 each way, at a random place of a tile. The array is shared: do not write."""
+    """A (height, width) window, at most 512 each way, at a random place of a tile; it is shared: do not write to it."""
     y, x = rng.integers(0, LARGEST, 2)
     return _tiles()[kind][y : y + height, x : x + width]

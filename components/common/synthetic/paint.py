@@ -47,7 +47,7 @@ def shape_mask(
     x1, y1 = min(width, int(highest[0]) + margin + 1), min(height, int(highest[1]) + margin + 1)
     if x1 <= x0 or y1 <= y0:
         return None
-    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    mask: Array = np.zeros((y1 - y0, x1 - x0), np.uint8)
     fixed = ((corners - (x0, y0)) * (1 << _SUBPIXEL_BITS) + 0.5).astype(np.int32)
     pieces = [fixed] if len(polygons) == 1 else np.split(fixed, np.cumsum([len(p) for p in polygons[:-1]]))
     cv2.fillPoly(mask, pieces, (255,), cv2.LINE_AA, _SUBPIXEL_BITS)
@@ -60,8 +60,14 @@ def shape_mask(
 def fill(
     target: Array, polygons: Sequence[Array], source: ArrayLike, softness: float = 0.0, opacity: float = 1.0
 ) -> None:
-    """Blend soft-edged polygons into a picture (H, W, 3), in place; source is a colour (3,), a row of
-    colours (W, 3) or a picture (H, W, 3).
+    """Blend soft-edged polygons into a picture (H, W, 3), in place.
+
+    Args:
+        target: The picture.
+        polygons: Each (N, 2) x, y in pixels; even-odd rule.
+        source: A colour (3,), a row of colours (W, 3) or a picture (H, W, 3).
+        softness: Standard deviation of the edge, in pixels.
+        opacity: 0 (nothing is seen) to 1.
     """
     found = shape_mask(polygons, target.shape[0], target.shape[1], softness)
     if found is not None:

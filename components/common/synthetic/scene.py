@@ -25,8 +25,10 @@ def background(rng: np.random.Generator, size: int) -> Array:
         thing = ring(x, y, wide, high, 4, turn=rng.uniform(0, np.pi))
         fill(picture, [thing], colour, 0, rng.uniform(0.3, 1))
     picture = cv2.GaussianBlur(picture, (0, 0), small / 125 * rng.uniform(1.0, 5.0))
-    picture *= cv2.merge([1 + F(rng.uniform(0, 0.12)) * noise.window("blotches", rng, small, small)] * 3)
-    return cv2.resize(np.clip(picture, 0.002, 1), (size, size))
+    mottled: Array = picture * cv2.merge(
+        [1 + F(rng.uniform(0, 0.12)) * noise.window("blotches", rng, small, small)] * 3
+    )
+    return cv2.resize(np.clip(mottled, 0.002, 1), (size, size))
 
 
 def draw_body(canvas: Array, shot: Shot, rng: np.random.Generator) -> None:

@@ -32,7 +32,7 @@ class Shape:
     depth: float
 
     def front_at(self, points: Array) -> Array:
-        """z (N,) of the front at points (N, 2) u, v, bilinear in the grid."""
+        """The depth z (N,) of the front at points (N, 2) u, v, bilinear in the grid."""
         x, y = grid.to_texels(points).T
         x, y = np.clip(x, 0, grid.COLUMNS - 1.001), np.clip(y, 0, grid.ROWS - 1.001)
         i, j = x.astype(int), y.astype(int)
@@ -48,16 +48,15 @@ def shape_head(shot: Shot) -> Shape:
     head = shot.person.head
     centre, half_height = (shot.chin - head.top) / 2, (shot.chin + head.top) / 2
     relief = _relief(shot)
-    profile = 1 + sum(
-        amount * np.exp(-(((grid.V - at) / spread) ** 2))
-        for amount, at, spread in (
-            (head.crown, -1.15, 0.5),
-            (head.temple, -0.6, 0.4),
-            (head.cheek, 0.35, 0.3),
-            (head.jaw, 1.05, 0.3),
-            (head.chin_width, 1.5, 0.2),
-        )
-    )
+    profile: Array = np.ones(grid.ROWS, F)
+    for amount, at, spread in (
+        (head.crown, -1.15, 0.5),
+        (head.temple, -0.6, 0.4),
+        (head.cheek, 0.35, 0.3),
+        (head.jaw, 1.05, 0.3),
+        (head.chin_width, 1.5, 0.2),
+    ):
+        profile = profile + amount * np.exp(-(((grid.V - at) / spread) ** 2))
     narrow = (1 / (head.width * profile) ** 2).astype(F)
     inside = 1 - grid.U**2 * narrow[:, None] - ((grid.V - F(centre)) ** 2 * F(1 / half_height**2))[:, None]
     return Shape(
@@ -97,6 +96,6 @@ def _relief(shot: Shot) -> Array:
     rise = np.clip((grid.V + 0.12) / F(nose.v + 0.12), 0, 1)
     bridge = nose.root * smoothstep(grid.V, -0.35, -0.05) + (nose.tip - nose.root) * rise**1.3
     bridge *= 1 - smoothstep(grid.V, nose.v, nose.v + 0.17)
-    breadth = 0.085 + (nose.roundness - 0.085) * rise[:, None]
+    breadth = 0.105 + (nose.roundness - 0.105) * rise[:, None]
     relief: Array = grid.bumps(rows) + bridge[:, None] * np.exp(-((grid.U / breadth) ** 2))
     return relief.astype(F)

@@ -189,4 +189,5 @@ def _rotation(yaw: float, pitch: float, roll: float) -> Array:
     turn = np.array([[a, 0, d], [0, 1, 0], [-d, 0, a]])
     nod = np.array([[1, 0, 0], [0, b, -e], [0, e, b]])
     tilt = np.array([[c, -f, 0], [f, c, 0], [0, 0, 1]])
-    return (tilt @ nod @ turn).astype(F)
+    rotation: Array = (tilt @ nod @ turn).astype(F)
+    return rotation

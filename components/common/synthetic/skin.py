@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from faceflow.components.common.synthetic import grid, noise
@@ -62,7 +63,8 @@ def _albedo(identity: Identity, rng: np.random.Generator) -> Array:
     albedo = identity.skin_colour * grain[..., None] * (1 - red)
     if skin.freckles > 0:
         where = smoothstep(grid.V, -0.5, 0.1)[:, None] * smoothstep(grid.V, 1.0, 0.6)[:, None]
-        spots = smoothstep(noise.window("blotches", rng, grid.ROWS, grid.COLUMNS), 0.9, 1.7) * where
+        fine = cv2.GaussianBlur(noise.window("white", rng, grid.ROWS, grid.COLUMNS), (0, 0), 0.8)
+        spots = smoothstep(fine, 0.35, 0.8) * where
         albedo = albedo * (1 - F(min(1.0, skin.freckles)) * spots[..., None] * np.array([0.22, 0.4, 0.5], F))
     clipped: Array = np.clip(albedo, 0.001, 1).astype(F)
     return clipped
@@ -91,8 +93,8 @@ def _wrinkles(identity: Identity, rng: np.random.Generator) -> Array:
     u = side + (corner - side) * frown**0.8 + 0.03 * np.sin(np.pi * frown)
     _line(mask, [u], [nose.v + 0.02 + (mouth.v - nose.v) * frown], 0.004, 0.85, half_u=0.016 * (1 - 0.7 * frown))
     _line(mask, [mouth.width + 0.04 + 0.05 * frown], [mouth.v + 0.05 + 0.3 * frown], 0, 0.6, half_u=0.013 * (1 - frown))
-    spots = smoothstep(noise.window("blotches", rng, grid.ROWS, grid.COLUMNS), 1.5, 2.2)
-    return np.maximum(mask, F(0.35) * spots)
+    spots = smoothstep(noise.window("blotches", rng, grid.ROWS, grid.COLUMNS), 1.7, 2.6)
+    return np.maximum(mask, F(0.25) * spots)
 
 
 def _line(

@@ -1,4 +1,4 @@
-"""Presets, and the parameters that a person gives on the command line: read, typed and checked before any work begins."""
+"""Presets, and the parameters given on the command line: read, typed and checked before any work begins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         """Build a mapping, checking its names."""
         seen = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key, deep=True)
             if isinstance(name, str) and name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{name}' is given twice", key.start_mark)
             seen.add(str(name))
@@ -62,7 +62,7 @@ def _parse(text: str) -> Any:
     try:
         return loader.get_single_data()
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def names() -> list[str]:
@@ -101,7 +101,7 @@ def load(path: Path) -> Preset:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or not isinstance(data.get("pipeline"), str):
-        raise SettingsError(f"{path} is not a preset: it needs the two entries 'pipeline: training' and 'parameters: ...'.")
+        raise SettingsError(f"{path} is not a preset: it needs the entries 'pipeline: training' and 'parameters: ...'.")
     unknown = sorted(str(key) for key in data.keys() - {"pipeline", "parameters"})
     if unknown:
         raise SettingsError(
@@ -160,8 +160,8 @@ def arguments(given: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
     for name in sorted(pipeline.asked):
         if isinstance(checked[name], str) and re.search(r"['\\\n]|&&|\|\||!\s*\(", checked[name]):
             raise SettingsError(
-                f"parameter '{name}' is {checked[name]!r}, but a condition of the pipeline reads it, and kfp.local takes "
-                "such a condition for false where the text has a quote, a backslash, a line break, && or ||. Leave them out."
+                f"parameter '{name}' is {checked[name]!r}, but a condition of the pipeline reads it, and kfp.local "
+                "takes the condition for false where the text has a quote, a backslash, a line break, && or ||."
             )
     return dict(sorted(checked.items()))
 
@@ -193,7 +193,8 @@ def _typed(parameter: Parameter, value: Any) -> Any:
     fits["NUMBER_DOUBLE"] = isinstance(value, float) and math.isfinite(value)
     if not fits.get(kind, False):
         hint = f" (write it in quotes: '{value}')" if kind == "STRING" and not isinstance(value, list | dict) else ""
-        raise SettingsError(f"parameter '{parameter.name}' is {value!r}, but must be {_EXPECTED.get(kind, kind)}{hint}.")
+        expected = _EXPECTED.get(kind, kind)
+        raise SettingsError(f"parameter '{parameter.name}' is {value!r}, but must be {expected}{hint}.")
     return _plain(parameter.name, value)
 
 
@@ -209,8 +210,10 @@ def _plain(name: str, value: Any) -> Any:
     """The value, checked to be what JSON can hold, with whole doubles as integers inside lists and objects."""
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise SettingsError(f"parameter '{name}' has the name {next(k for k in value if not isinstance(k, str))!r} "
-                                "in an object, but names must be text: write it in quotes.")
+            raise SettingsError(
+                f"parameter '{name}' has the name {next(k for k in value if not isinstance(k, str))!r} "
+                "in an object, but names must be text: write it in quotes."
+            )
         return {key: _inner(name, each) for key, each in value.items()}
     if isinstance(value, list):
         return [_inner(name, each) for each in value]

@@ -1,0 +1,1 @@
+"""Download: a source's archive or folder becomes shards of raw faces."""

@@ -1,0 +1,187 @@
+"""The one loop that turns what any reader yields into records, ledger rows and pairs."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from faceflow.components.common import images
+from faceflow.components.common.dataset import ShardWriter
+from faceflow.components.common.errors import ImageError, SourceError
+from faceflow.components.common.geometry import TEMPLATES
+from faceflow.components.common.ledger import Reason
+from faceflow.components.common.locations import require_several
+from faceflow.components.common.logs import progress
+from faceflow.components.common.record import Record
+from faceflow.components.common.sources import Source
+from faceflow.components.common.storage import readable_bytes
+from faceflow.components.download.attributes import Attributes
+from faceflow.components.download.items import Item, Reader
+from faceflow.components.download.tables import NameSet
+
+STAGE = "download"
+PAIRS_NAME = "pairs.csv"
+_log = logging.getLogger("faceflow.download")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may be, and how large a shard grows.
+
+    Attributes:
+        shard_bytes: A shard is closed once it has this many bytes.
+        max_pixels: Most pixels of an image, checked before decoding.
+        max_image_bytes: Most bytes of an image file.
+    """
+
+    shard_bytes: int
+    max_pixels: int
+    max_image_bytes: int
+
+
+class Ingest:
+    """Writes the records of one source into a directory of dataset parts.
+
+    Args:
+        source: The source.
+        limits: What an image may be.
+        directory: Where the parts go.
+
+    Attributes:
+        images_in: Files that the reader gave.
+        drops: Files dropped, by reason.
+    """
+
+    def __init__(self, source: Source, limits: Limits, directory: Path) -> None:
+        """Begin with nothing."""
+        self._source = source
+        self._limits = limits
+        self._directory = directory
+        self._keys = NameSet()
+        self._kept: set[str] = set()
+        self._identities: set[str] = set()
+        self._first_drop: dict[str, str] = {}
+        self.images_in = 0
+        self.drops: Counter[str] = Counter()
+
+    def run(self, reader: Reader, attributes: Attributes | None) -> list[Path]:
+        """Read everything.
+
+        Args:
+            reader: The reader of the source's layout.
+            attributes: Gender and age, if there is a table.
+
+        Returns:
+            The attachments that were written beside the parts.
+
+        Raises:
+            SourceError: No image is usable, there is a single identity where several are needed, or an image of a pair
+                is missing.
+            ArchiveError: The archive is damaged or hostile.
+        """
+        items = progress(reader.items(), total=reader.total, what="images", label=f"reading {self._source.name}")
+        index, item = 0, next(items, None)
+        while item is not None:
+            with ShardWriter(self._directory, index, stage=STAGE) as out:
+                while item is not None and out.bytes_written < self._limits.shard_bytes:
+                    self._take(item, out, attributes, keep_paths=reader.has_pairs)
+                    item = next(items, None)
+            index += 1
+        self._tell(reader, attributes)
+        self._check()
+        return [self._write_pairs(reader)] if reader.has_pairs else []
+
+    def _take(self, item: Item, out: ShardWriter, attributes: Attributes | None, *, keep_paths: bool) -> None:
+        self.images_in += 1
+        key = f"{self._source.name}/{item.path}"
+        identity = f"{self._source.namespace}/{item.identity}" if item.identity else ""
+        try:
+            data, header = self._checked(item, key)
+        except ImageError as error:
+            self.drops[error.reason] += 1
+            self._first_drop.setdefault(error.reason, f"{item.path}: {error}")
+            out.dropped(key, identity, Reason(error.reason), str(error))
+            return
+        gender, age = attributes.find(item) if attributes else (None, None)
+        out.write(
+            Record(
+                key=key,
+                identity=identity,
+                image=data,
+                height=header.height,
+                width=header.width,
+                landmarks=item.landmarks,
+                gender=gender,
+                age=age,
+            )
+        )
+        out.kept(key, identity)
+        self._identities.add(identity)
+        if keep_paths:
+            self._kept.add(item.path)
+
+    def _checked(self, item: Item, key: str) -> tuple[bytes, images.Header]:
+        """An image's bytes and header, if nothing tells already that it cannot be used."""
+        if item.unusable is not None:
+            reason, why = item.unusable
+            raise ImageError(why, reason)
+        if item.size > self._limits.max_image_bytes:
+            size, most = readable_bytes(item.size), readable_bytes(self._limits.max_image_bytes)
+            raise ImageError(f"the file has {size}, more than the {most} allowed", Reason.TOO_LARGE)
+        data = item.read()
+        header = images.inspect(data)
+        images.check_pixels(header, self._limits.max_pixels)
+        if not self._keys.add(key):
+            raise ImageError("an earlier file has the same name", Reason.DUPLICATE)
+        template = TEMPLATES.get(self._source.aligned)
+        if template and (header.width, header.height) != (template.width, template.height):
+            raise SourceError(
+                f"source '{self._source.name}': {item.path} has {header.width}x{header.height} pixels, but 'aligned' "
+                f"says {template.name}, which has {template.width}x{template.height}. "
+                'Set "aligned": "" to have the faces detected and aligned.'
+            )
+        return data, header
+
+    def _tell(self, reader: Reader, attributes: Attributes | None) -> None:
+        unmatched = dict(reader.unmatched)
+        if attributes:
+            unmatched["attribute rows without an image"] = attributes.unused
+        for what, count in unmatched.items():
+            if count:
+                _log.warning("%s: %s %s", self._source.name, f"{count:,}", what)
+        kept = self.images_in - self.drops.total()
+        dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(self.drops.items()))
+        _log.info(
+            f"{self._source.name}: {kept:,} of {self.images_in:,} files kept, {len(self._identities):,} identities{dropped}"
+        )
+
+    def _check(self) -> None:
+        if self.drops.total() == self.images_in:
+            told = "; ".join(
+                f"{count:,} {reason} (first {self._first_drop[reason]})" for reason, count in self.drops.most_common()
+            )
+            raise SourceError(
+                f"source '{self._source.name}' has no usable image among {self.images_in:,} files"
+                f"{': ' + told if told else ''}. Images must lie in <identity>/<image>."
+            )
+        if self._source.kind == "folder":
+            require_several(len(self._identities), self._source.name)
+
+    def _write_pairs(self, reader: Reader) -> Path:
+        path = self._directory / PAIRS_NAME
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["key_a", "key_b", "same", "fold"])
+            for pair in reader.pairs():
+                for image in (pair.first, pair.second):
+                    if image not in self._kept:
+                        raise SourceError(
+                            f"{pair.where}: its image {image} cannot be used (see its message above or in the log). A "
+                            "protocol without one of its images would give another score: fetch the set again."
+                        )
+                name = self._source.name
+                rows.writerow([f"{name}/{pair.first}", f"{name}/{pair.second}", int(pair.same), pair.fold])
+        return path

@@ -1,0 +1,1 @@
+"""Faces to training shards: dense labels, a train/validation split, a global shuffle, and statistics."""

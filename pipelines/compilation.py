@@ -1,0 +1,47 @@
+"""Compiles the pipelines: Python to the YAML that a KFP backend and kfp.local read."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from pathlib import Path
+
+from faceflow.components.common.errors import SettingsError
+
+PIPELINES = {"training": "faceflow.pipelines.training"}
+
+
+def golden(name: str) -> Path:
+    """Where the compiled form of a pipeline is kept, beside its source."""
+    return Path(__file__).parent / f"{name}.yaml"
+
+
+def compile_pipeline(
+    name: str, path: Path, *, registry: str | None = None, scratch_pvc: str | None = None, gpu: bool = False
+) -> None:
+    """Compile a pipeline with the names that its images have now.
+
+    Args:
+        name: The pipeline's name.
+        path: The YAML file to write.
+        registry: Where the images are; None for images of this machine.
+        scratch_pvc: The PersistentVolumeClaim to mount where stages keep work that must survive a killed pod.
+        gpu: Whether training and evaluation use the images with CUDA.
+
+    Raises:
+        SettingsError: There is no such pipeline.
+    """
+    if name not in PIPELINES:
+        near = difflib.get_close_matches(name, PIPELINES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there is {', '.join(PIPELINES)}."
+        raise SettingsError(f"no pipeline '{name}': {hint}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of kfp, about base images that nothing here uses
+        from kfp import compiler
+
+        pipeline = importlib.import_module(PIPELINES[name]).create_pipeline(
+            registry=registry, scratch_pvc=scratch_pvc, gpu=gpu
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(pipeline, str(path))
