@@ -49,17 +49,19 @@ demo: $(READY)  ## synthetic faces -> trained model -> score and report, on this
 test: $(READY)  ## the test suite (PYTEST="-k align -x" passes options on)
 	$(RUN) python -m pytest $(PYTEST)
 
-lint: $(READY)  ## ruff, mypy, import-linter
+lint: $(READY)  ## ruff, mypy, import-linter, generated tables
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	$(RUN) python -m faceflow.pipelines.docs --check
 
 bench: $(READY)  ## every benchmark (QUICK=1: within a minute each)
 	@failed=; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) python "$$benchmark" $(if $(QUICK),--quick) || failed="$$failed $$benchmark"; done; \
 	if [ -n "$$failed" ]; then echo "short of a bar or failed:$$failed" >&2; exit 1; fi
 
-compile: $(READY)  ## writes pipelines/training.yaml, the compiled pipeline
-	$(RUN) faceflow compile
+compile: $(READY)  ## writes pipelines/training.yaml (REGISTRY=, GPU=1, SCRATCH_PVC=: with OUTPUT=file.yaml)
+	$(RUN) faceflow compile $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(GPU),--gpu) $(if $(SCRATCH_PVC),--scratch-pvc $(SCRATCH_PVC)) \
+	  $(if $(OUTPUT),--output $(OUTPUT))
 
 # ---- containers -------------------------------------------------------------------------------------------------------------------
 # REGISTRY=registry.example.com/team  names the images for that registry;  PUSH=1 pushes them;  GPU=1 adds CUDA to train and evaluate;

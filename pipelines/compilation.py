@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import pprint
+import re
+import sys
 import warnings
 from pathlib import Path
 
 from faceflow.components.common.errors import SettingsError
 
 PIPELINES = {"training": "faceflow.pipelines.training"}
+_DEFAULT = re.compile(r"^(?P<before>#    \w+: (?:list|dict) \[Default: )(?P<value>.*)(?P<after>\])$", re.MULTILINE)
 
 
 def golden(name: str) -> Path:
@@ -45,3 +50,10 @@ def compile_pipeline(
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         compiler.Compiler().compile(pipeline, str(path))
+    path.write_text(_DEFAULT.sub(_in_order, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _in_order(found: re.Match[str]) -> str:
+    """A default in the head of the file, which kfp prints with an object's names in another order each time."""
+    value = ast.literal_eval(found["value"])
+    return f"{found['before']}{pprint.pformat(value, width=sys.maxsize, compact=True)}{found['after']}"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from faceflow.components.common.errors import FaceflowError
-from faceflow.pipelines import sources
 from faceflow.pipelines.execution import Containers
 from faceflow.pipelines.runs import Root, Run
 from faceflow.pipelines.spec import Pipeline
@@ -65,14 +64,15 @@ def require_images(client: Any, pipeline: Pipeline) -> None:
         )
 
 
-def prepare(client: Any, root: Root, run: Run, arguments: Mapping[str, Any]) -> Containers:
+def prepare(client: Any, root: Root, run: Run, arguments: Mapping[str, Any], reads: Sequence[Path]) -> Containers:
     """Decide as whom and with which folders the stages run, and let them write there.
 
     Args:
         client: The engine.
         root: Mounted at its own path, as cached stages' artifacts lie in the folders of earlier runs.
         run: The run, whose id labels the containers.
-        arguments: The pipeline's parameters, whose local sources are mounted read-only.
+        arguments: The pipeline's parameters.
+        reads: Files and folders that stages read; mounted read-only.
     """
     rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or ())
     user, environment = "", {}
@@ -89,7 +89,7 @@ def prepare(client: Any, root: Root, run: Run, arguments: Mapping[str, Any]) -> 
     for path in [Path(scratch)] if isinstance(scratch, str) and scratch else []:
         if root.path not in path.parents:
             mounts[str(path)] = False
-    for path in sources.local_paths(arguments):
+    for path in reads:
         mounts.setdefault(str(path), True)
     return Containers(user, tuple(mounts.items()), run.folder.name, environment)
 

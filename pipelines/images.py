@@ -94,13 +94,7 @@ def image_name(stage: str, registry: str | None = None, gpu: bool = False) -> st
     Raises:
         ImageBuildError: See `context`.
     """
-    digest = hashlib.sha256()
-    for name, path in context(stage, gpu).items():
-        content = path.read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    flavour = "-gpu" if _is_gpu(stage, gpu) else ""
-    return f"{(registry or LOCAL).rstrip('/')}/{stage}{flavour}:{digest.hexdigest()[:16]}"
+    return _name(stage, registry, gpu, _read(stage, gpu))
 
 
 def find_engine(engine: str | None = None) -> str:
@@ -153,10 +147,12 @@ def build(
         raise ImageBuildError(f"to push, name a registry (--registry): {LOCAL} is this machine only")
     engine = find_engine(engine)
     for stage in stages:
-        name = image_name(stage, registry, gpu)
+        # Read once: what is built is what was named, whatever is edited meanwhile.
+        contents = _read(stage, gpu)
+        name = _name(stage, registry, gpu, contents)
         if not exists(name, engine):
             with tempfile.TemporaryDirectory(prefix="faceflow-image-") as directory:
-                _write_context(Path(directory), context(stage, gpu))
+                _write(Path(directory), contents)
                 flavour = ["--build-arg", "FLAVOUR=-gpu"] if _is_gpu(stage, gpu) else []
                 _call([engine, "build", *options, *flavour, "--target", stage, "--tag", name, directory], name)
         if push:
@@ -175,11 +171,24 @@ def _content(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _write_context(directory: Path, files: dict[str, Path]) -> None:
-    for name, source in files.items():
+def _read(stage: str, gpu: bool) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in context(stage, gpu).items()}
+
+
+def _name(stage: str, registry: str | None, gpu: bool, contents: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    flavour = "-gpu" if _is_gpu(stage, gpu) else ""
+    return f"{(registry or LOCAL).rstrip('/')}/{stage}{flavour}:{digest.hexdigest()[:16]}"
+
+
+def _write(directory: Path, contents: dict[str, bytes]) -> None:
+    for name, content in contents.items():
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
+        target.write_bytes(content)
         # The image's user is not the owner, and a checkout may be private to its own.
         target.chmod(0o644)
     for folder in directory.rglob("*/"):

@@ -101,12 +101,12 @@ class TableView:
             self._live.stop()
 
     def _table(self, board: Board, now: float) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, expand=True)
         table.add_column("", width=1)
         table.add_column("Stage", no_wrap=True)
         table.add_column("State", no_wrap=True, min_width=20)
         table.add_column("Time", justify="right", no_wrap=True, min_width=11)
-        table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
+        table.add_column("", no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
         for row in board.rows.values():
             symbol, style = _LOOK[row.state]
             mark: RenderableType = Text(symbol, style) if symbol else self._spinner

@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -115,9 +115,11 @@ def run(options: Options, console: Console) -> int:
         arguments = parameters.arguments(given, pipeline)
         if "scratch_dir" in arguments and "scratch_dir" not in given:
             arguments["scratch_dir"] = str(Root(options.root).scratch)
+        arguments = sources.resolved(arguments, Path.cwd())
         outcome = run_compiled(
             compiled,
-            sources.resolved(arguments, Path.cwd()),
+            arguments,
+            reads=tuple(sources.local_paths(arguments)),
             root=Root(options.root),
             name=preset.name,
             console=console,
@@ -138,6 +140,7 @@ def run_compiled(
     root: Root,
     name: str,
     console: Console,
+    reads: Sequence[Path] = (),
     in_containers: bool = False,
     verbose: bool = False,
 ) -> Outcome:
@@ -149,6 +152,7 @@ def run_compiled(
         root: Where to run it.
         name: What to call the run.
         console: Where to show how it goes.
+        reads: Files and folders of this machine that its stages read.
         in_containers: Whether stages run in their images.
         verbose: Whether to show what stages say.
 
@@ -164,7 +168,7 @@ def run_compiled(
     client = containers.connect() if in_containers else None
     if client is not None:
         containers.require_images(client, pipeline)
-    needed = _TIMES_THE_SOURCES * sum(sources.size(path) for path in sources.local_paths(arguments))
+    needed = _TIMES_THE_SOURCES * sum(sources.size(path) for path in reads)
     require_free_space(root.path, needed, f"run '{name}'")
     root.prepare()
     with root.locked():
@@ -179,7 +183,7 @@ def run_compiled(
             arguments=dict(arguments),
         )
         run.write(record)
-        inside = containers.prepare(client, root, run, arguments) if client is not None else None
+        inside = containers.prepare(client, root, run, arguments, reads) if client is not None else None
         board = Board(pipeline, arguments)
         view = view_for(console)
         console.print(Text.assemble(("Run ", "dim"), run.folder.name, (f" in {root.path}", "dim")), soft_wrap=True)
@@ -228,8 +232,8 @@ def _refuse_what_kfp_rewrites(arguments: Mapping[str, Any], root: Root, name: st
     Raises:
         SettingsError: There is one.
     """
-    texts = {f"parameter '{key}'": json.dumps(value, ensure_ascii=False) for key, value in arguments.items()}
-    texts |= {"the folder of the runs, --root,": str(root.path), "the preset's name": name}
+    texts = {"the folder of the runs, --root,": str(root.path), "the preset's name": name}
+    texts |= {f"parameter '{key}'": json.dumps(value, ensure_ascii=False) for key, value in arguments.items()}
     for where, text in texts.items():
         if "python3" in text and not in_containers:
             raise SettingsError(

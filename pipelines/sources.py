@@ -1,4 +1,4 @@
-"""The local paths among a run's parameters: made absolute, checked to exist, and counted."""
+"""The sources of a local run: checked, their local paths made absolute, and counted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from faceflow.components.common import sources
 from faceflow.components.common.errors import SourceError
+from faceflow.components.common.locations import local_path
 
 PARAMETERS = ("sources", "evaluate_sources")
-LOCATIONS = ("archive", "landmarks", "list", "pairs", "path")
 
 
 def from_paths(paths: Sequence[str]) -> list[dict[str, Any]]:
@@ -29,11 +30,6 @@ def from_paths(paths: Sequence[str]) -> list[dict[str, Any]]:
     return made
 
 
-def is_local(location: str) -> bool:
-    """Whether a location is a path on this machine rather than a URL."""
-    return "://" not in location
-
-
 def resolved(arguments: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The parameters with every local location of every source absolute.
 
@@ -42,50 +38,38 @@ def resolved(arguments: Mapping[str, Any], base: Path) -> dict[str, Any]:
         base: The folder that relative paths start from.
 
     Raises:
-        SourceError: A source is not an object, or a local file or folder does not exist or cannot be read.
+        SourceError: A source is misdescribed, or a local file or folder does not exist or cannot be read.
     """
     made = dict(arguments)
-    for name in PARAMETERS:
-        if name in made:
-            made[name] = [_resolved(name, index, source, base) for index, source in enumerate(made[name])]
-    return made
-
-
-def _resolved(parameter: str, index: int, source: Any, base: Path) -> dict[str, Any]:
-    if not isinstance(source, dict) or not isinstance(source.get("kind"), str):
-        raise SourceError(
-            f"{parameter}[{index}] is {source!r}, but a source is an object with a kind, for instance "
-            "{kind: folder, path: /data/people}."
-        )
-    made = dict(source)
-    for key in LOCATIONS:
-        location = made.get(key)
-        if not isinstance(location, str) or not is_local(location):
+    for parameter in PARAMETERS:
+        if parameter not in made:
             continue
-        if not location:
-            raise SourceError(
-                f"{parameter}[{index}].{key} is empty. Give the path or URL of the {source['kind']} source."
-            )
-        where = f"{parameter}[{index}].{key}"
-        path = Path(os.path.abspath(base / Path(location).expanduser()))
-        if not path.exists():
-            raise SourceError(f"{where}: {path} does not exist. Check the path of the {source['kind']} source.")
-        if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-            raise SourceError(f"{where}: {path} cannot be read by this user. Change its permissions.")
-        made[key] = str(path)
+        checked = []
+        for source, spec in zip(sources.parse_all(made[parameter]), made[parameter], strict=True):
+            places = {
+                label: str(_absolute(location, base, f"{parameter}: source '{source.name}': {label}"))
+                for label, location in source.locations.items()
+                if not sources.is_remote(location)
+            }
+            checked.append(spec | places)
+        made[parameter] = checked
     return made
+
+
+def _absolute(location: str, base: Path, what: str) -> Path:
+    path = Path(os.path.abspath(base / local_path(location)))
+    if not path.exists():
+        raise SourceError(f"{what} {path} does not exist. Check the path.")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise SourceError(f"{what} {path} cannot be read by this user. Change its permissions.")
+    return path
 
 
 def local_paths(arguments: Mapping[str, Any]) -> Iterator[Path]:
-    """The files and folders of this machine that the sources name, each once."""
-    seen = set()
-    for name in PARAMETERS:
-        for source in arguments.get(name, ()):
-            for key in LOCATIONS:
-                location = source.get(key)
-                if isinstance(location, str) and is_local(location) and location not in seen:
-                    seen.add(location)
-                    yield Path(location)
+    """The files and folders of this machine that the sources name, each once; of resolved parameters."""
+    specs = [spec for parameter in PARAMETERS for spec in arguments.get(parameter, ())]
+    places = [place for spec in specs for place in sources.parse(spec).locations.values()]
+    yield from (Path(place) for place in dict.fromkeys(places) if not sources.is_remote(place))
 
 
 def size(path: Path) -> int:

@@ -32,14 +32,14 @@ class Summary:
     Attributes:
         datasets: For each dataset: what made it, identities, images in, images out, images dropped by reason.
         scores: One evaluation set each, as the evaluate stage wrote it.
+        unscored: Evaluation sets that could not be scored, and why.
         reports: The stages' reports with the heading that each gets.
-        sources: What each dataset of a loop was made from, by the dataset's path.
     """
 
     datasets: list[tuple[str, int, int, int, dict[str, int]]] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)
+    unscored: list[tuple[str, str]] = field(default_factory=list)
     reports: list[tuple[str, Path]] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)
 
 
 def read(board: Board) -> Summary:
@@ -66,27 +66,25 @@ def read(board: Board) -> Summary:
                 if row.stage.artifacts.get(name) == "system.HTML":
                     summary.reports.append((title, Path(path)))
                 elif name == "scores":
-                    summary.scores.extend(_sets(Path(path)))
+                    scores = json.loads(Path(path).read_text(encoding="utf-8"))
+                    summary.scores.extend(scores["sets"])
+                    summary.unscored.extend((each["name"], each["reason"]) for each in scores.get("unscored", []))
     return summary
 
 
 def _source(datasets: Sequence[Dataset], origins: dict[str, str]) -> str:
     """The name of the source that datasets come from; remembered by fingerprint for the stages behind."""
     for dataset in datasets:
-        given = dataset.manifest.settings.get("source")
-        name = str(given.get("name") or given.get("kind", "")) if isinstance(given, Mapping) else ""
-        for fingerprint in dataset.manifest.inputs.values():
-            if isinstance(fingerprint, str):
-                name = name or origins.get(fingerprint, "")
+        name = ""
+        for given in dataset.manifest.inputs.values():
+            if isinstance(given, Mapping):
+                name = name or str(given.get("name", ""))
+            elif isinstance(given, str):
+                name = name or origins.get(given, "")
         if name:
             origins[dataset.fingerprint] = name
             return name
     return ""
-
-
-def _sets(path: Path) -> list[dict[str, Any]]:
-    found = json.loads(path.read_text(encoding="utf-8")).get("sets", [])
-    return [each for each in found if isinstance(each, dict)]
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -101,6 +99,8 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(_dataset_table(summary))
     if summary.scores:
         console.print(_score_table(summary))
+    for name, reason in summary.unscored:
+        console.print(Text.assemble(("Not scored: ", "yellow"), f"{name}: {reason}"), soft_wrap=True)
     if summary.reports:
         write_report(outcome, summary)
         console.print(Text.assemble(("Report: ", "bold"), _as_typed(outcome.run.report)), soft_wrap=True)

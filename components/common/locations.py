@@ -205,9 +205,7 @@ def _listing(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> It
             entries = sorted(found, key=lambda entry: entry.name)
         for entry in entries:
             if entry.is_dir():
-                yield from _listing(
-                    folder / entry.name, f"{prefix}{entry.name}/", above | {(own.st_dev, own.st_ino)}
-                )
+                yield from _listing(folder / entry.name, f"{prefix}{entry.name}/", above | {(own.st_dev, own.st_ino)})
             else:
                 told = entry.stat()
                 yield FileEntry(prefix + entry.name, told.st_size, told.st_mtime_ns)
@@ -277,6 +275,8 @@ def _describe(source: Source, label: str, location: str, patience: Patience) -> 
             people.add(entry.path.rpartition("/")[0])
     if not people:
         raise SourceError(f"{what} is an empty folder: put <identity>/<image> into it, or correct the path.")
+    if people == {""}:
+        raise SourceError(f"{what} holds its files directly: put each person's images into a folder of their own.")
     if source.kind == "folder":
         require_several(len(people), source.name)
     return {"files": files, "bytes": size, "listing": digest.hexdigest()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -20,15 +23,25 @@ def setup_logging(verbose: bool = False) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("faceflow").setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not verbose:
-        silence_tensorflow()
 
 
 def silence_tensorflow() -> None:
-    """Keep TensorFlow's start-up notices out of the log; works only before TensorFlow is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    """Import TensorFlow without its start-up notices, unless the log is verbose.
+
+    The notices are written by C++ before its log level can be set, so standard error itself is turned aside meanwhile.
+    """
+    if "tensorflow" in sys.modules or logging.getLogger("faceflow").level == logging.DEBUG:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def progress(items: Iterable[Item], total: int | None = None, what: str = "images", label: str = "") -> Iterator[Item]:

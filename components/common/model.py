@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceflow.components.common.errors import DatasetError
+from faceflow.components.common.logs import holding_back_native_chatter
 from faceflow.components.common.storage import write_atomically
 
 CONTRACT_NAME = "model.json"
@@ -108,12 +109,13 @@ def load_model(directory: Path) -> Any:
     Raises:
         DatasetError: The directory is no faceflow model, or the network's shapes are not those of the contract.
     """
-    import keras
-
     contract = load_model_contract(directory)
     path = directory / contract.model_file
     try:
-        model = keras.saving.load_model(path, compile=False)
+        with holding_back_native_chatter():
+            import keras
+
+            model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{path} cannot be loaded ({error}): run train again.") from error
     wanted = ((None, contract.height_px, contract.width_px, 3), (None, contract.embedding_size))

@@ -310,8 +310,7 @@ class HeldOut(Source):
 
 
 KINDS: dict[str, type[Source]] = {
-    each.kind: each
-    for each in (Synthetic, TrillionPairs, Lfw, Folder, InsightFace, MegaFace, FaceScrub, HeldOut)
+    each.kind: each for each in (Synthetic, TrillionPairs, Lfw, Folder, InsightFace, MegaFace, FaceScrub, HeldOut)
 }
 
 

@@ -73,8 +73,9 @@ class IdentityFolders(Reader):
         if member.hidden or len(parts) < self._strip + 2:
             return _misfit(member)
         if self._wrapper and parts[: self._strip] != self._wrapper:
+            wrapper = "/".join(self._wrapper)
             raise ArchiveError(
-                f"{self._members.what}: {member.name} does not lie in {'/'.join(self._wrapper)}/ as the files before it, "
+                f"{self._members.what}: {member.name} does not lie in {wrapper}/ as the files before it, "
                 "so it cannot be told which folders are the identities. Say how many leading folders to leave out, for "
                 'instance "strip": 0 if the outermost folders are.'
             )

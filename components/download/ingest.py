@@ -154,9 +154,8 @@ class Ingest:
                 _log.warning("%s: %s %s", self._source.name, f"{count:,}", what)
         kept = self.images_in - self.drops.total()
         dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(self.drops.items()))
-        _log.info(
-            f"{self._source.name}: {kept:,} of {self.images_in:,} files kept, {len(self._identities):,} identities{dropped}"
-        )
+        people = f"{len(self._identities):,} identities"
+        _log.info(f"{self._source.name}: {kept:,} of {self.images_in:,} files kept, {people}{dropped}")
 
     def _check(self) -> None:
         if self.drops.total() == self.images_in:

@@ -25,8 +25,16 @@ from faceflow.components.download.streams import STEP, HashingFile, Window, deco
 
 _BLOCK = tarfile.BLOCKSIZE
 # ValueError: what tarfile and zipfile raise for numbers and text that make no sense.
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
-           NotImplementedError)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _IMAGE_ENDINGS = frozenset(
     [".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]

@@ -68,7 +68,7 @@ def write(
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{value:.1%}"
 
 
 def _summary(results: Sequence[dict[str, Any]]) -> str:
@@ -78,15 +78,13 @@ def _summary(results: Sequence[dict[str, Any]]) -> str:
     best = max(first["baselines"].values())
     return (
         f"Are two photographs of one person? On '{first['name']}', {_percent(first['accuracy'])} of the pairs "
-        f"are told rightly, where raw pixels manage {_percent(best)} and guessing 50 %."
+        f"are told rightly, where raw pixels manage {_percent(best)} and guessing 50%."
     )
 
 
 def _facts(first: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        f"accuracy on {first['name']}, ± std of the folds": (
-            f"{100 * first['accuracy']:.1f} ± {100 * first['accuracy_std']:.1f} %"
-        )
+        f"accuracy on {first['name']}": (f"{_percent(first['accuracy'])} ± {100 * first['accuracy_std']:.1f}")
     }
     facts |= {_BASELINES[name]: _percent(value) for name, value in first["baselines"].items()}
     facts |= {f"TAR at FAR {entry['far']:g}": _percent(entry["tar"]) for entry in first["tar_at_far"][:3]}
@@ -95,25 +93,24 @@ def _facts(first: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(report: Report, results: Sequence[dict[str, Any]]) -> None:
+    """One column a set: that stays readable on a narrow page."""
     fars = list(dict.fromkeys(entry["far"] for result in results for entry in result["tar_at_far"]))
-    columns = ["set", "accuracy", "± std", *_BASELINES.values(), "EER", "AUC", *(f"TAR@{far:g}" for far in fars)]
-    columns += ["identities", "images", "pairs", "missing", "folds"]
-    rows = []
-    for result in results:
-        tars = {entry["far"]: _percent(entry["tar"]) for entry in result["tar_at_far"]}
+    rows: list[list[Any]] = [
+        ["accuracy ± std", *(f"{_percent(each['accuracy'])} ± {100 * each['accuracy_std']:.1f}" for each in results)]
+    ]
+    for name, label in _BASELINES.items():
+        rows.append([label, *(_percent(each["baselines"][name]) for each in results)])
+    for far in fars:
+        tars = [{entry["far"]: entry["tar"] for entry in each["tar_at_far"]} for each in results]
         rows.append(
-            [
-                result["name"],
-                _percent(result["accuracy"]),
-                _percent(result["accuracy_std"]),
-                *(_percent(result["baselines"][name]) for name in _BASELINES),
-                _percent(result["eer"]),
-                f"{result['auc']:.4f}",
-                *(tars.get(far, "too few pairs") for far in fars),
-                *(result[name] for name in ("identities", "images", "pairs", "missing_pairs", "folds")),
-            ]
+            [f"TAR at FAR {far:g}", *(_percent(each[far]) if far in each else "too few pairs" for each in tars)]
         )
-    report.table("Results", columns, rows, _notes(results))
+    rows.append(["equal error rate", *(_percent(each["eer"]) for each in results)])
+    rows.append(["area under the ROC", *(f"{each['auc']:.4f}" for each in results)])
+    rows.append(["threshold, squared distance", *(f"{each['threshold']:.3f}" for each in results)])
+    for name in ("identities", "images", "pairs", "missing_pairs", "folds"):
+        rows.append([name.replace("_", " "), *(f"{each[name]:,}" for each in results)])
+    report.table("Results", ["", *(each["name"] for each in results)], rows, _notes(results))
 
 
 def _notes(results: Sequence[dict[str, Any]]) -> str:
@@ -178,16 +175,32 @@ def _set(report: Report, scored: Scored, result: dict[str, Any], hardest: int, p
 def _hardest(report: Report, scored: Scored, count: int, prefix: str) -> None:
     same = scored.faces.pairs.same
     order = np.argsort(scored.cosines, kind="stable")
-    alike = [int(place) for place in order if same[place]][:count]
-    unlike = [int(place) for place in order[::-1] if not same[place]][:count]
+    alike = _one_each(scored, [int(place) for place in order if same[place]], count)
+    unlike = _one_each(scored, [int(place) for place in order[::-1] if not same[place]], count)
     chosen = {key for place in (*alike, *unlike) for key in scored.faces.pairs.keys[place]}
     pictures = {record.key: decode(record.image) for record in wanted_records(scored.faces.dataset, chosen)}
     for heading, note, places in (
-        ("Hardest pairs of one person", "Both are of one person; the lowest cosines.", alike),
-        ("Hardest pairs of different people", "These are two people each; the highest cosines.", unlike),
+        (
+            "Hardest pairs of one person",
+            "Each is one person twice, with the lowest cosine of that person's pairs.",
+            alike,
+        ),
+        ("Hardest pairs of different people", "Each is two people, with the highest cosine of those two.", unlike),
     ):
         cells = [_cell(scored, place, pictures) for place in places]
         report.images(prefix + heading, cells, columns=4, note=note, width_px=210)
+
+
+def _one_each(scored: Scored, places: Sequence[int], count: int) -> list[int]:
+    """The first pair of each person, or of each two: a single hard one would fill the page."""
+    seen: set[frozenset[str]] = set()
+    chosen: list[int] = []
+    for place in places:
+        people = frozenset(_short(key) for key in scored.faces.pairs.keys[place])
+        if people not in seen and len(chosen) < count:
+            seen.add(people)
+            chosen.append(place)
+    return chosen
 
 
 def _cell(scored: Scored, place: int, pictures: dict[str, NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], str]:

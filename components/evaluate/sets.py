@@ -60,7 +60,7 @@ def check_template(dataset: Dataset, name: str, template: str) -> None:
     if dataset.manifest.template != template:
         raise DatasetError(
             f"the model was trained on faces aligned to template {template!r}, but '{name}' ({dataset.path}) is "
-            f"aligned to {dataset.manifest.template!r}: align to {template!r} (align's setting 'template') or train anew."
+            f"aligned to {dataset.manifest.template!r}: align to {template!r} (align's 'template') or train anew."
         )
 
 

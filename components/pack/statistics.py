@@ -112,7 +112,8 @@ def _batches(shard: Path) -> Iterator[tuple[pa.RecordBatch | None, int]]:
 def _one_by_one(shard: Path, begin: int) -> Iterator[tuple[pa.RecordBatch | None, int]]:
     from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-    decoder = ExamplesToRecordBatchDecoder(_schema().SerializeToString())
+    schema = _schema().SerializeToString()
+    decoder = ExamplesToRecordBatchDecoder(schema)
     for number, payload in enumerate(read(shard)):
         if number < begin:
             continue
@@ -120,6 +121,7 @@ def _one_by_one(shard: Path, begin: int) -> Iterator[tuple[pa.RecordBatch | None
             yield decoder.DecodeBatch([payload]), 0
         except RuntimeError:
             yield None, 1
+            decoder = ExamplesToRecordBatchDecoder(schema)  # one that has failed refuses whatever comes after
 
 
 class _Counter:

@@ -82,11 +82,11 @@ def training_batches(
     epochs: range,
     seed: int,
     flip: bool = True,
-    shuffle_buffer: int = 20_000,
+    shuffle_block: int = 20_000,
 ) -> tf.data.Dataset:
     """Batches of the given epochs, one after the other, each of ``images // batch_size`` full batches.
 
-    The shards' order, the records' order within a buffer and the mirroring differ from epoch to epoch; what does not
+    The shards' order, the records' order within a block and the mirroring differ from epoch to epoch; what does not
     fill a batch is left out of an epoch, another part every time.
 
     Args:
@@ -96,7 +96,7 @@ def training_batches(
         epochs: Which epochs, counted from 0.
         seed: Of every random choice.
         flip: Whether half the images are mirrored.
-        shuffle_buffer: Serialised records held to draw from.
+        shuffle_block: Serialised records that are shuffled together; two blocks are in memory.
 
     Returns:
         Batches of pixels (batch_size, rows, columns, 3) uint8 and labels (batch_size,) int32.
@@ -109,9 +109,20 @@ def training_batches(
     def records_of(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = tf.stack([tf.constant(base, tf.int64), epoch])
         files = tf.random.experimental.stateless_shuffle(tf.constant(shards), epoch_seed)
-        records = _records(tf.data.Dataset.from_tensor_slices(files))
-        records = records.shuffle(min(images, shuffle_buffer), seed=epoch_seed[0] + epoch_seed[1])
-        return records.take(full).enumerate().map(lambda position, payload: (payload, epoch, position))
+        blocks = _records(tf.data.Dataset.from_tensor_slices(files)).batch(shuffle_block).enumerate()
+        # Dataset.shuffle would mix TensorFlow's global seed into its own
+        records = blocks.map(
+            lambda block, payloads: tf.random.experimental.stateless_shuffle(
+                payloads, tf.stack([base + 1 + block, epoch])
+            )
+        )
+        return (
+            records.prefetch(1)
+            .unbatch()
+            .take(full)
+            .enumerate()
+            .map(lambda position, payload: (payload, epoch, position))
+        )
 
     def read(payload: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, label = reader.read(payload)

@@ -2,7 +2,7 @@
 
 S. Chen, Y. Liu, X. Gao, Z. Han: "MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on Mobile
 Devices", CCBR 2018 (arXiv:1804.07573), table 1. At width 1, 112 x 112 pixels and 128 embedding values the paper says
-0.99 million parameters, 4.0 MB and 221 million multiply-adds. :func:`cost` gives 993,344, 3.97 MB and 220.9 million
+0.99 million parameters, 4.0 MB and 221 million multiply-adds. :func:`cost` gives 993,344, 3.97 MB and 220.97 million
 when a batch normalisation counts as the one bias per channel that it folds into for inference.
 """
 

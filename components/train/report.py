@@ -111,7 +111,7 @@ def _curves(report: Report, history: Sequence[dict[str, Any]]) -> None:
     axes.plot(epochs, [row["learning_rate"] for row in history], marker=".", color=PALETTE[2])
     axes.set_ylim(bottom=0)
     _finish(axes, epochs, switch, "learning rate")
-    report.figure("Learning rate", drawn, "At the end of each epoch.")
+    report.figure("Learning rate", drawn, "At the last batch of each epoch.")
 
 
 def _by_head(

@@ -13,6 +13,7 @@ from typing import Any
 
 from faceflow.components.common.errors import SettingsError
 from faceflow.components.common.hashing import fingerprint
+from faceflow.components.common.logs import holding_back_native_chatter
 from faceflow.components.common.model import ModelContract
 from faceflow.components.common.settings import StageSettings, setting
 from faceflow.components.common.storage import publishing, require_free_space, write_atomically
@@ -53,7 +54,7 @@ class Settings(StageSettings):
     )
     decay_steps: list[float] = setting([0.6, 0.87, 0.97], "Where decay 'step' falls, as fractions of the training.")
     flip: bool = setting(True, "Mirror half the images.")
-    shuffle_buffer: int = setting(20_000, "Records held to draw batches from.", minimum=1)
+    shuffle_block: int = setting(20_000, "Records shuffled together; two such blocks are in memory.", minimum=1)
     precision: str = setting(
         "float32", "Arithmetic of the network while training.", choices=("float32", "mixed_float16", "mixed_bfloat16")
     )
@@ -124,12 +125,13 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> dict[str, float
     key = fingerprint({"packed": packed.fingerprint, "settings": settings.for_manifest()})
 
     # TensorFlow takes seconds to import; wrong settings and missing inputs are told before
-    from faceflow.components.train import devices, report
-    from faceflow.components.train.checkpoint import Checkpoints
-    from faceflow.components.train.mobilefacenet import cost
-    from faceflow.components.train.training import train
+    with holding_back_native_chatter():
+        from faceflow.components.train import devices, report
+        from faceflow.components.train.checkpoint import Checkpoints
+        from faceflow.components.train.mobilefacenet import cost
+        from faceflow.components.train.training import train
 
-    chosen = devices.choose(settings.jit_compile, settings.batch_size)
+        chosen = devices.choose(settings.jit_compile, settings.batch_size)
     log.info(
         "training on %s: %s images of %s identities",
         *(chosen.description, f"{packed.train.manifest.images:,}", f"{len(packed.identities):,}"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +105,8 @@ def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, dev
         if state is not None and index < state.phase:
             continue
         with devices.strategy.scope():
-            model = _phase_model(network, phase, settings, classes, steps, devices.jit_compile)
+            rate = _learning_rate(settings, phase, steps)
+            model = phase_model(network, phase, settings, classes, rate, devices.jit_compile)
             if kernel is not None:
                 model.layers[-1].kernel.assign(kernel)
             if state is not None and index == state.phase:
@@ -126,16 +126,27 @@ def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, dev
                 epochs=range(begin, phase.last),
                 seed=settings.seed,
                 flip=settings.flip,
-                shuffle_buffer=settings.shuffle_buffer,
+                shuffle_block=settings.shuffle_block,
             )
-            watch = _Watch(settings, phase, index, batch_size, steps, history, checkpoints)
-            _fit(model, batches, validation, begin, phase.last, steps, watch)
+            watch = EpochWatch(settings, phase, index, begin, batch_size, steps, rate, history, checkpoints)
+            fit_phase(model, batches, validation, begin, phase.last, steps, watch)
         kernel = np.asarray(model.layers[-1].kernel)
     return Trained(_in_float32(network, size, settings), history, resumed_from)
 
 
-def _phase_model(
-    network: keras.Model, phase: Phase, settings: Settings, classes: int, steps: int, jit_compile: bool
+def _learning_rate(settings: Settings, phase: Phase, steps: int) -> LearningRate:
+    return LearningRate(
+        settings.learning_rate,
+        total_steps=settings.epochs * steps,
+        warmup_steps=round(settings.warmup_epochs * steps),
+        decay=settings.decay,
+        drops=settings.decay_steps,
+        first_step=phase.first * steps,
+    )
+
+
+def phase_model(
+    network: keras.Model, phase: Phase, settings: Settings, classes: int, rate: LearningRate, jit_compile: bool
 ) -> keras.Model:
     """The network under a phase's head, compiled, with every variable made."""
     head: keras.layers.Layer
@@ -147,14 +158,6 @@ def _phase_model(
         head = CosineHead(classes, name="cosine")
         loss = ArcFaceLoss(settings.margin, settings.scale)
     model = keras.Model(network.input, head(network.output))
-    rate = LearningRate(
-        settings.learning_rate,
-        total_steps=settings.epochs * steps,
-        warmup_steps=round(settings.warmup_epochs * steps),
-        decay=settings.decay,
-        drops=settings.decay_steps,
-        first_step=phase.first * steps,
-    )
     optimizer: keras.optimizers.Optimizer
     common = {"weight_decay": settings.weight_decay or None, "global_clipnorm": settings.clip_norm or None}
     if settings.optimizer == "sgd":
@@ -175,15 +178,21 @@ def _phase_model(
     return model
 
 
-def _fit(
+def fit_phase(
     model: keras.Model,
     batches: tf.data.Dataset,
     validation: tf.data.Dataset | None,
     first: int,
     last: int,
     steps: int,
-    watch: _Watch,
+    watch: EpochWatch,
 ) -> None:
+    """Run a phase's epochs ``first`` to ``last - 1``, with TensorFlow's errors put into our words.
+
+    Raises:
+        TrainingError: Memory does not suffice, or the watch stopped the training.
+        DatasetError: A record cannot be used.
+    """
     try:
         model.fit(
             batches,
@@ -213,7 +222,7 @@ def _first_line(error: tf.errors.OpError) -> str:
     return (telling or lines or [type(error).__name__])[0]
 
 
-class _Watch(keras.callbacks.Callback):
+class EpochWatch(keras.callbacks.Callback):
     """Shows progress, stops at a loss that is not finite, and at the end of an epoch records, logs and saves."""
 
     def __init__(
@@ -221,8 +230,10 @@ class _Watch(keras.callbacks.Callback):
         settings: Settings,
         phase: Phase,
         index: int,
+        begin: int,
         batch_size: int,
         steps: int,
+        rate: LearningRate,
         history: list[dict[str, Any]],
         checkpoints: Checkpoints,
     ) -> None:
@@ -234,34 +245,36 @@ class _Watch(keras.callbacks.Callback):
         self.steps = steps
         self.history = history
         self.checkpoints = checkpoints
-        self.epoch = phase.first
-        self._begin = 0.0
-        self._bar: Iterator[int] = iter(())
+        self.rate = rate
+        self.epoch = begin
+        self._began = self._trained = 0.0
+        left = (phase.last - begin) * steps
+        self._bar = progress(range(left), total=left, what="batches", label=phase.head)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        next(self._bar)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch = epoch
-        self._begin = time.monotonic()
-        label = f"epoch {epoch + 1} of {self.settings.epochs}"
-        self._bar = progress(range(self.steps), total=self.steps, what="batches", label=label)
-        next(self._bar)
+        self._began = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        next(self._bar, None)
         if (batch + 1) % CHECK_EVERY == 0 or batch + 1 == self.steps:
             loss = float((logs or {}).get("loss", math.nan))
             if not math.isfinite(loss):
                 raise TrainingError(self._complaint(batch, loss))
+        self._trained = time.monotonic()
+        next(self._bar, None)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        seconds = time.monotonic() - self._begin
         row: dict[str, Any] = {"epoch": epoch + 1, "head": self.phase.head}
         names = {"loss": "loss", "accuracy": "accuracy", "val_loss": "validation_loss"}
         names["val_accuracy"] = "validation_accuracy"
         row |= {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
-        row["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
-        row["seconds"] = round(seconds, 3)
-        row["images_per_second"] = round(self.steps * self.batch_size / seconds, 1)
+        row["learning_rate"] = self._rate_of(self.steps - 1)
+        row["seconds"] = round(time.monotonic() - self._began, 3)
+        row["images_per_second"] = round(self.steps * self.batch_size / (self._trained - self._began), 1)
         self.history.append(row)
         validated = f", validation {row['validation_accuracy']:.3f}" if "validation_accuracy" in row else ""
         log.info(
@@ -271,9 +284,12 @@ class _Watch(keras.callbacks.Callback):
         )
         self.checkpoints.save(self.index, epoch + 1, self.history, self.model)
 
+    def _rate_of(self, batch: int) -> float:
+        step = (self.epoch - self.phase.first) * self.steps + batch
+        return float(np.asarray(self.rate(step)))
+
     def _complaint(self, batch: int, loss: float) -> str:
         since = batch // CHECK_EVERY * CHECK_EVERY + 1
-        rate = float(np.asarray(self.model.optimizer.learning_rate))
         remedy = f"lower learning_rate (it is {self.settings.learning_rate:g}) or lengthen warmup_epochs"
         if self.phase.head == "arcface":
             remedy += f", raise softmax_epochs (it is {self.settings.softmax_epochs}), or lower margin or scale"
@@ -281,7 +297,7 @@ class _Watch(keras.callbacks.Callback):
             remedy += ", or use precision mixed_bfloat16 or float32"
         return (
             f"the loss became {loss} in epoch {self.epoch + 1} ({self.phase.head}), between batches {since} and "
-            f"{batch + 1} of {self.steps}, at learning rate {rate:.3g}: {remedy}."
+            f"{batch + 1} of {self.steps}, at learning rate {self._rate_of(batch):.3g}: {remedy}."
         )
 
 

@@ -21,13 +21,18 @@ def name_of(source: dict) -> str:
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def write(
-    made: dsl.Output[dsl.Artifact], text: str = "", fail: str = "", seconds: float = 0.0, scratch: str = "", rerun: str = ""
+    made: dsl.Output[dsl.Artifact],
+    text: str = "",
+    fail: str = "",
+    seconds: float = 0.0,
+    scratch: str = "",
+    rerun: str = "",
 ):
     import sys
     import time
     from pathlib import Path
 
-    print(f"writing {text}")
+    sys.stdout.write(f"writing {text}\n")
     sys.stdout.flush()
     if scratch:
         Path(scratch).mkdir(parents=True, exist_ok=True)
@@ -110,7 +115,7 @@ def run(tmp_path: Path) -> Any:
     def run_one(path: Path, **given: Any) -> local.Outcome:
         console = Console(file=io.StringIO(), width=200)
         root = Root(given.pop("root", tmp_path / "runs"))
-        options = {key: given.pop(key) for key in ("in_containers", "verbose", "name") if key in given}
+        options = {key: given.pop(key) for key in ("in_containers", "verbose", "name", "reads") if key in given}
         arguments = parameters.arguments(given, spec.read(path))
         outcome = local.run_compiled(path, arguments, root=root, console=console, **{"name": "test", **options})
         outcome.shown = console.file.getvalue()

@@ -159,7 +159,7 @@ def test_a_private_checkout_gives_a_readable_image(tree: Path, tmp_path: Path) -
         path.chmod(0o700)
     context = tmp_path / "context"
     context.mkdir()
-    images._write_context(context, images.context("probe"))
+    images._write(context, images._read("probe", gpu=False))
     for path in context.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
     written = sorted(path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file())

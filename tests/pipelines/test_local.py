@@ -13,7 +13,6 @@ import pytest
 from kfp import dsl
 
 from faceflow.components.common.errors import DiskSpaceError, FaceflowError, SettingsError
-from faceflow.pipelines import local
 from faceflow.pipelines.runs import Root
 
 
@@ -171,7 +170,7 @@ def test_a_full_disk_is_noticed_before_the_start(small, run, tmp_path):
     with open(faces, "wb") as file:
         file.truncate(8 << 40)
     with pytest.raises(DiskSpaceError, match="run .test. needs about 35"):
-        run(small, sources=[{"name": "a", "path": str(faces)}])
+        run(small, reads=[faces])
     assert not (tmp_path / "runs").exists()
 
 
@@ -210,7 +209,7 @@ from faceflow.pipelines.runs import Root
 compiled, root, scratch = map(Path, sys.argv[1:])
 given = {"sources": [{"name": "ada"}, {"name": "bob"}, {"name": "eve"}], "seconds": 60.0, "scratch_dir": str(scratch)}
 arguments = parameters.arguments(given, spec.read(compiled))
-outcome = local.run_compiled(compiled, arguments, root=Root(root), name="test", console=Console(), in_containers="IN_CONTAINERS" in __import__("os").environ)
+outcome = local.run_compiled(compiled, arguments, root=Root(root), name="test", console=Console())
 local._tell_failure(outcome, Console())
 sys.exit(outcome.status)
 """

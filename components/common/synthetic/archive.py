@@ -13,11 +13,13 @@ class ArchiveWriter:
     """Streams members into a ``.tar.gz``, one after the other.
 
     The gzip layer stores and does not deflate: JPEG hardly shrinks, and deflated bytes differ between zlib builds.
+    As a context it removes the file when the block fails: half an archive must not be taken for a whole one.
     Folders get an entry of their own before their first member, as ``tar czf`` writes them.
     """
 
     def __init__(self, path: Path) -> None:
         """Create the file."""
+        self._path = path
         self._file = open(path, "wb")  # noqa: SIM115
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=0, fileobj=self._file, mtime=0)
         self._tar = tarfile.TarFile.open(fileobj=self._gzip, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
@@ -52,7 +54,6 @@ class ArchiveWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
+        self.close()
+        if kind is not None:
+            self._path.unlink()

@@ -51,7 +51,8 @@ def draw_head(canvas: Array, shot: Shot, shape: Shape, texture: Array) -> None:
 def _frame(canvas: Array, shot: Shot, shape: Shape) -> _Frame:
     rotation, scale, size = shot.view.rotation, shot.view.scale, len(canvas)
     spread = np.array([1.2, shape.half_height**2, shape.depth**2])
-    reach = (1.1 + 0.8 * max(shot.person.hair.bulk, 0.06)) * scale * np.sqrt(rotation[:2] ** 2 @ spread)
+    bulk = _bulk(shot)
+    reach = (1.06 + 0.9 * bulk) * scale * np.sqrt(rotation[:2] ** 2 @ spread)
     middle = shot.view.project(np.array([[0, shape.centre, 0]]))[0]
     x0, y0 = (int(k) for k in np.clip(np.floor(middle - reach), 0, size - 8))
     nx, ny = (int(k) for k in (np.clip(np.ceil(middle + reach), 8, size).astype(int) - (x0, y0)) // 2)
@@ -59,6 +60,11 @@ def _frame(canvas: Array, shot: Shot, shape: Shape) -> _Frame:
     y = ((np.arange(ny, dtype=F) * 2 + F(y0 + 0.5 - shot.view.centre[1])) / F(scale))[:, None]
     u, v, z = (rotation[0, i] * x + rotation[1, i] * y for i in range(3))
     return _Frame(canvas[y0 : y0 + 2 * ny, x0 : x0 + 2 * nx], (u, v, z), rotation[2])
+
+
+def _bulk(shot: Shot) -> float:
+    """How far the hair stands out of the skull."""
+    return max(0.02, shot.person.hair.bulk * style_of(shot).bulk)
 
 
 def _look_up(maps: Array, x: Array, y: Array) -> Array:
@@ -107,8 +113,7 @@ def _draw_skin(frame: _Frame, shot: Shot, shape: Shape, texture: Array, light: A
 
 def _draw_hair(frame: _Frame, shot: Shot, shape: Shape, narrowness: Array, light: Array) -> None:
     """Draw the hair: a larger ellipsoid, kept above the hairline."""
-    style, hair = style_of(shot), shot.person.hair
-    bulk = max(0.02, hair.bulk * style.bulk)
+    bulk = _bulk(shot)
     body = Ellipsoid(
         narrowness / F((1 + 0.8 * bulk) ** 2),
         shape.centre - 0.4 * bulk,
@@ -130,4 +135,4 @@ def _draw_hair(frame: _Frame, shot: Shot, shape: Shape, narrowness: Array, light
     picture: Array = cv2.transform(colour, np.diag(shot.person.hair_colour))
     picture += cv2.merge([F(0.03) * shades[..., 1] * (1 + 2 * streaks)] * 3)
     alpha = smoothstep(shades[..., 2] + F(0.14) * streaks, -0.03, 0.05) * coverage(where[..., 2])
-    blend(frame.region, picture, alpha * F(style.opacity))
+    blend(frame.region, picture, alpha * F(style_of(shot).opacity))

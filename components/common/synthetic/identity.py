@@ -178,7 +178,7 @@ def make_identity(seed: int) -> Identity:
 
     def draw(mean: float, spread: float, male: float = 0.0) -> float:
         """A length about a mean, which lies ``male`` higher for men and as much lower for women."""
-        return float(mean + male * sign + spread * np.clip(rng.standard_normal(), -2.2, 2.2))
+        return mean + male * sign + spread * min(max(float(rng.standard_normal()), -2.2), 2.2)
 
     def pick(odds: dict[str, float]) -> str:
         return list(odds)[int(rng.choice(len(odds), p=np.array(list(odds.values())) / sum(odds.values())))]

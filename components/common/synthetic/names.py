@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,21 +24,10 @@ _ONSETS = ("b", "br", "d", "f", "g", "gr", "h", "k", "kl", "l", "m", "n", "p", "
 _RIMES = ("a", "al", "an", "ar", "e", "el", "en", "er", "i", "il", "in", "o", "ol", "on", "or", "u", "ul", "um")
 _ENDINGS = ("berg", "da", "dahl", "ek", "ley", "man", "mar", "nen", "ner", "ov", "rik", "sen", "son", "ti", "vic")
 
-ACCENTED_GIVEN = (
-    "Zoë",
-    "José",
-    "Åsa",
-    "Jürgen",
-    "Šárka",
-    "Łukasz",
-    "Renée",
-    "Øystein",
-    "Çağla",
-    "Николай",
-    "美咲",
-    "Ελένη",
-)
-"""Given names with letters beyond ASCII, for sets that should have some."""
+_ACCENTED: dict[Gender, tuple[str, ...]] = {
+    "female": ("Zoë", "Åsa", "Šárka", "Renée", "Çağla", "美咲", "Ελένη"),
+    "male": ("José", "Jürgen", "Łukasz", "Øystein", "Đorđe", "Николай", "健"),
+}
 
 
 def surname(rng: np.random.Generator) -> str:
@@ -49,24 +38,23 @@ def surname(rng: np.random.Generator) -> str:
     return ("".join(syllables) + _ENDINGS[rng.integers(len(_ENDINGS))]).capitalize()
 
 
-def given_name(gender: Gender, rng: np.random.Generator) -> str:
-    """A given name."""
-    names = _GIVEN[gender]
-    return names[rng.integers(len(names))]
-
-
-def full_names(sitters: Sequence[Sitter], separator: str = "_") -> list[str]:
+def full_names(sitters: Sequence[Sitter], accented: Callable[[int], bool] = lambda index: False) -> list[str]:
     """One name, ``Given_Surname``, for each sitter; all different, and each fits its sitter's gender.
 
     A name that is taken gets another surname beside the first.
+
+    Args:
+        sitters: The people.
+        accented: Whether the given name of the sitter at an index has letters beyond ASCII.
     """
     taken: set[str] = set()
     names = []
-    for sitter in sitters:
+    for index, sitter in enumerate(sitters):
         rng = generator(sitter.seed, "name")
-        name = separator.join([given_name(make_identity(sitter.seed).gender, rng), surname(rng)])
+        given = (_ACCENTED if accented(index) else _GIVEN)[make_identity(sitter.seed).gender]
+        name = f"{given[rng.integers(len(given))]}_{surname(rng)}"
         while name in taken:
-            name = separator.join([name, surname(rng)])
+            name = f"{name}_{surname(rng)}"
         taken.add(name)
         names.append(name)
     return names

@@ -1,12 +1,14 @@
 """Soft-edged shapes: polygons, rings and strokes, blended into pictures, textures and masks.
 
-Colour planes are merged with OpenCV because NumPy's broadcasting over a trailing axis of three is several times slower.
+Masks are spread over the colour planes with OpenCV's matrix transform of channels: NumPy's broadcasting over a trailing
+axis of three is several times slower.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import cv2
 import numpy as np
@@ -14,6 +16,9 @@ from numpy.typing import ArrayLike
 
 from faceflow.components.common.synthetic.arrays import Array, F
 
+_COPIES = np.ones((3, 1), F)
+_REMAINDER = np.array([[-1, 1]] * 3, F)
+"""Takes a mask to three planes of one minus it."""
 _SUBPIXEL_BITS = 4
 _SHARP = 0.3
 """Below this softness, in pixels, antialiasing is blur enough."""
@@ -22,12 +27,12 @@ _SHARP = 0.3
 def blend(target: Array, source: ArrayLike, alpha: Array) -> None:
     """Blend a colour (3,) or a picture (H, W, 3) into target (H, W, 3), in place, with alpha (H, W)."""
     colour = np.asarray(source, F)
-    target *= 1 - cv2.merge([alpha] * 3)
-    target += cv2.merge([alpha * c for c in colour]) if colour.ndim == 1 else cv2.merge([alpha] * 3) * colour
+    target *= cv2.transform(alpha, _REMAINDER)
+    target += cv2.transform(alpha, colour[:, None]) if colour.ndim == 1 else cv2.transform(alpha, _COPIES) * colour
 
 
 def shape_mask(
-    polygons: Sequence[Array], height: int, width: int, softness: float
+    polygons: Sequence[Array], height: int, width: int, softness: float, opacity: float = 1.0
 ) -> tuple[tuple[slice, slice], Array] | None:
     """Rasterize polygons (even-odd rule) with soft edges.
 
@@ -36,24 +41,26 @@ def shape_mask(
         height: Height of the picture they lie in.
         width: Its width.
         softness: Standard deviation of the edge, in pixels.
+        opacity: What full coverage counts.
 
     Returns:
-        The window of the picture that the shapes touch, and their coverage (h, w) in 0..1 there; None outside.
+        The window of the picture that the shapes touch, and their coverage (h, w) in 0..opacity there; None outside.
     """
     corners = polygons[0] if len(polygons) == 1 else np.concatenate(polygons)
     margin = int(3 * softness) + 2
-    lowest, highest = corners.min(0), corners.max(0)
-    x0, y0 = max(0, int(lowest[0]) - margin), max(0, int(lowest[1]) - margin)
-    x1, y1 = min(width, int(highest[0]) + margin + 1), min(height, int(highest[1]) + margin + 1)
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    x0, y0 = max(0, int(left) - margin), max(0, int(top) - margin)
+    x1, y1 = min(width, int(right) + margin + 1), min(height, int(bottom) + margin + 1)
     if x1 <= x0 or y1 <= y0:
         return None
-    mask: Array = np.zeros((y1 - y0, x1 - x0), np.uint8)
     fixed = ((corners - (x0, y0)) * (1 << _SUBPIXEL_BITS) + 0.5).astype(np.int32)
-    pieces = [fixed] if len(polygons) == 1 else np.split(fixed, np.cumsum([len(p) for p in polygons[:-1]]))
+    ends = list(accumulate(len(polygon) for polygon in polygons))
+    mask: Array = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    pieces = [fixed[end - len(polygon) : end] for polygon, end in zip(polygons, ends, strict=True)]
     cv2.fillPoly(mask, pieces, (255,), cv2.LINE_AA, _SUBPIXEL_BITS)
     if softness > _SHARP:
         mask = cv2.GaussianBlur(mask, (0, 0), softness)
-    coverage: Array = mask * F(1 / 255)
+    coverage: Array = mask * F(opacity / 255)
     return (slice(y0, y1), slice(x0, x1)), coverage
 
 
@@ -69,21 +76,21 @@ def fill(
         softness: Standard deviation of the edge, in pixels.
         opacity: 0 (nothing is seen) to 1.
     """
-    found = shape_mask(polygons, target.shape[0], target.shape[1], softness)
+    found = shape_mask(polygons, target.shape[0], target.shape[1], softness, opacity)
     if found is not None:
         where, coverage = found
         colour = np.asarray(source, F)
         if colour.ndim > 1:
             colour = np.broadcast_to(colour, target.shape)[where]
-        blend(target[where], colour, coverage * F(opacity))
+        blend(target[where], colour, coverage)
 
 
 def stain(target: Array, polygons: Sequence[Array], softness: float = 0.0, opacity: float = 1.0) -> None:
     """Raise a mask (H, W), in place, to the polygons' coverage times the opacity."""
-    found = shape_mask(polygons, target.shape[0], target.shape[1], softness)
+    found = shape_mask(polygons, target.shape[0], target.shape[1], softness, opacity)
     if found is not None:
         where, coverage = found
-        np.maximum(target[where], coverage * F(opacity), out=target[where])
+        np.maximum(target[where], coverage, out=target[where])
 
 
 def ring(

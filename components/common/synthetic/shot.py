@@ -129,7 +129,7 @@ def take_shot(identity: Identity, rng: np.random.Generator, size: int) -> Shot:
     """Draw the scene of one image of size x size pixels."""
 
     def draw(mean: float, spread: float, low: float, high: float) -> float:
-        return float(np.clip(rng.normal(mean, spread), low, high))
+        return min(max(float(rng.normal(mean, spread)), low), high)
 
     age = round(draw(identity.age, 2.5, YOUNGEST, OLDEST))
     yaw, pitch, roll = draw(0, 11, -25, 25), draw(0, 6, -15, 15), draw(0, 6, -15, 15)

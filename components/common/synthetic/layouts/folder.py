@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from faceflow.components.common.hashing import generator
 from faceflow.components.common.synthetic.cast import Sitter
 from faceflow.components.common.synthetic.layouts.order import AttributeTable, Order
-from faceflow.components.common.synthetic.names import ACCENTED_GIVEN, full_names
+from faceflow.components.common.synthetic.names import full_names
 from faceflow.components.common.synthetic.studio import Job
 
 SIZE_PX = 250
@@ -34,13 +33,8 @@ def write(out: Path, order: Order) -> list[dict[str, Any]]:
 
 def _folder_names(cast: Sequence[Sitter]) -> list[str]:
     """Different names, of four kinds in turn."""
-    names = []
-    for index, (name, sitter) in enumerate(zip(full_names(cast, " "), cast, strict=True)):
-        if index % 4 >= 2:  # the plain given name stays as the second, so that names remain different
-            accented = ACCENTED_GIVEN[int(generator(sitter.seed, "accent").integers(len(ACCENTED_GIVEN)))]
-            name = f"{accented} {name}"
-        names.append(name if index % 2 else name.replace(" ", "_"))
-    return names
+    names = full_names(cast, accented=lambda index: index % 4 >= 2)
+    return [name.replace("_", " ") if index % 2 else name for index, name in enumerate(names)]
 
 
 def _jobs(people: Sequence[tuple[str, Sitter]]) -> Iterator[Job]:

@@ -1,0 +1,35 @@
+"""The KFP component of the align stage."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/faceflow/align", install_kfp_package=False)
+def align(
+    raw_faces: dsl.Input[dsl.Dataset],
+    faces: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    landmarks: str = "auto",
+    template: str = "arcface_112",
+    options: dict = {},
+    rerun: str = "",
+):
+    """Find the face in every raw image and carry it onto one template.
+
+    Args:
+        raw_faces: The images of one source.
+        faces: The aligned faces.
+        report: Faces before and after, the drop reasons with examples, the mean face.
+        landmarks: Where landmarks come from: given (the source), mtcnn (detection), auto (given where there are any).
+        template: The alignment template: arcface_112 or arcface_96x112.
+        options: Rarely used settings, by name; see the stage's README.
+        rerun: Change it to run this stage again.
+    """
+    from pathlib import Path
+
+    from faceflow.components.align import stage
+
+    stage.run(
+        stage.Settings.build(options, landmarks=landmarks, template=template),
+        stage.Inputs(Path(raw_faces.path)),
+        stage.Outputs(Path(faces.path), Path(report.path)),
+    )
