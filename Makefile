@@ -70,7 +70,7 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PUSH),--push) $(
   $(foreach option,$(BUILD_OPTIONS),--build-option=$(option))
 
 images: $(READY)  ## builds the stages' images (REGISTRY=, PUSH=1, GPU=1, ENGINE=, BUILD_OPTIONS=)
-	$(RUN) faceflow images $(IMAGE_OPTIONS)
+	@$(RUN) faceflow images $(IMAGE_OPTIONS)
 
 test-containers: $(READY)  ## builds the images and runs a tiny demo in them (ENGINE=, BUILD_OPTIONS=)
 	ENGINE="$(ENGINE)" BUILD_OPTIONS="$(BUILD_OPTIONS)" $(RUN) python -m pytest -m containers --timeout 3600 $(PYTEST)

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from faceflow.components.common.geometry import TEMPLATES, similarity_transform, warp
-from faceflow.components.common.logs import silence_tensorflow
 from faceflow.components.common.synthetic.cast import identity_seed
 from faceflow.components.common.synthetic.pairs import Fold, make_folds
 from faceflow.components.common.synthetic.render import Face, render
@@ -61,7 +60,7 @@ def measure_speed(images: int) -> float:
 
 def detect(faces: list[Face]) -> tuple[float, list[float]]:
     """The share of images with one sure face, and the landmark error of each of those."""
-    silence_tensorflow()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when TensorFlow is imported
     from mtcnn import MTCNN
 
     detector, batch, errors = MTCNN(), 10, []

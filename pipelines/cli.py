@@ -16,6 +16,7 @@ import click
 from faceflow.components.common.errors import FaceflowError
 
 _LAYOUTS = ("folder", "insightface_bin", "insightface_rec", "lfw", "megaface", "trillion_pairs")
+_WIDTH_OF_A_FILE = 160
 _WRAPPED: dict[str, Any] = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 _root = click.option(
     "--root",
@@ -83,12 +84,10 @@ def run(
     PRESET is a YAML file of parameters, or the name of one that comes with faceflow: demo, folder. Stages whose inputs,
     settings and code did not change are answered from the cache; --set rerun_align=2 runs one again, with what follows.
     """
-    from rich.console import Console
-
     from faceflow.pipelines import local
 
     options = local.Options(preset, settings, source_paths, root, in_containers, verbose)
-    sys.exit(local.run(options, Console()))
+    sys.exit(local.run(options, _console()))
 
 
 @cli.command()
@@ -102,11 +101,9 @@ def clean(root: Path, keep: int, everything: bool, dry_run: bool, yes: bool) -> 
 
     A run that found stages in the cache leans on the runs that made them: those are kept with it.
     """
-    from rich.console import Console
-
     from faceflow.pipelines import clean as cleaning
 
-    cleaning.clean(root, Console(), keep=0 if everything else keep, everything=everything, dry_run=dry_run, yes=yes)
+    cleaning.clean(root, _console(), keep=0 if everything else keep, everything=everything, dry_run=dry_run, yes=yes)
 
 
 @cli.command(name="compile")
@@ -132,6 +129,13 @@ def compile_command(
     path = output or compilation.golden(pipeline)
     compilation.compile_pipeline(pipeline, path, registry=registry, scratch_pvc=scratch_pvc, gpu=gpu)
     click.echo(path)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # A file or a pipe has no width of its own, and a table should not wrap in it.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
 
 
 def _one_or_range(ctx: click.Context, param: click.Parameter, value: str) -> int | tuple[int, int]:

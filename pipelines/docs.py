@@ -36,7 +36,7 @@ def settings_table(stage: str) -> str:
     rows = [_row("setting", "type", "default", "allowed", "meaning"), _row(*["---"] * 5)]
     for item in fields(module.Settings):
         limits = constraint_of(item.metadata)
-        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+        default = item.default if item.default_factory is MISSING else item.default_factory()
         bounds = [
             *([", ".join(f"`{choice}`" for choice in limits.choices)] if limits.choices else []),
             *([f">= {limits.minimum:g}"] if limits.minimum is not None else []),

@@ -111,6 +111,8 @@ def run(options: Options, console: Console) -> int:
         pipeline = spec.read(compiled)
         given = preset.parameters | parameters.assignments(options.settings, pipeline)
         if options.source_paths:
+            if any(setting.partition("=")[0].strip() == "sources" for setting in options.settings):
+                raise SettingsError("--source and --set sources=... say different things: give one of them.")
             given["sources"] = sources.from_paths(options.source_paths)
         arguments = parameters.arguments(given, pipeline)
         if "scratch_dir" in arguments and "scratch_dir" not in given:

@@ -51,6 +51,7 @@ DEMO_POLICY = (
     "n > 50: sample(50) | n > 35: keep | n > 20: keep, opening | "
     "n > 5: keep, opening, gaussian_noise, salt_pepper | drop"
 )
+DEMO_TRAIN_OPTIONS: dict[str, Any] = {"softmax_epochs": 4, "margin": 0.2, "scale": 32.0}
 
 
 def create_pipeline(registry: str | None = None, scratch_pvc: str | None = None, gpu: bool = False) -> Any:
@@ -100,11 +101,11 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
         pack_options: dict = {},
         train_epochs: int = 12,
         train_batch_size: int = 64,
-        train_learning_rate: float = 0.002,
+        train_learning_rate: float = 0.1,
         train_width: float = 0.25,
         train_input_size_px: int = 64,
         train_embedding_size: int = 128,
-        train_options: dict = {},
+        train_options: dict = DEMO_TRAIN_OPTIONS,
         evaluate_options: dict = {},
         rerun_download: str = "",
         rerun_align: str = "",
@@ -112,7 +113,7 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
         rerun_pack: str = "",
         rerun_train: str = "",
         rerun_evaluate: str = "",
-    ):
+    ) -> None:
         """Train an embedding model on face archives, and evaluate it.
 
         Args:

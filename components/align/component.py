@@ -12,7 +12,7 @@ def align(
     template: str = "arcface_112",
     options: dict = {},
     rerun: str = "",
-):
+) -> None:
     """Find the face in every raw image and carry it onto one template.
 
     Args:

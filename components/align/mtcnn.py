@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceflow.components.align.faces import Face
-from faceflow.components.common.logs import holding_back_native_chatter, silence_tensorflow
+from faceflow.components.common.logs import holding_back_native_chatter
 
 Image = NDArray[np.uint8]
 _log = logging.getLogger("faceflow.align")
@@ -37,7 +37,6 @@ _BORDER_SHARE = 0.15
 @cache
 def _network() -> Any:
     """The networks, loaded once a process."""
-    silence_tensorflow()
     with holding_back_native_chatter():
         import tensorflow
         from mtcnn import MTCNN

@@ -17,7 +17,7 @@ def augment(
     seed: int = 0,
     options: dict = {},
     rerun: str = "",
-):
+) -> None:
     """Apply the per-identity policy to aligned faces, and hold out identities for evaluation.
 
     Args:

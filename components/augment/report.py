@@ -153,6 +153,6 @@ def _faces(augmented: Dataset) -> Sequence[Record]:
     for record in augmented.records():
         if not record.variant:
             found.setdefault(record.identity, record)
-        if len(found) == _FACES:
+        if len(found) == min(_FACES, augmented.manifest.identities):
             break
     return list(found.values())

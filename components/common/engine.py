@@ -6,6 +6,7 @@ finds it writes to a file, so nothing large travels through the runner, and any 
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import re
@@ -59,8 +60,9 @@ class Engine:
         Raises:
             FaceflowError: The function raised one; its type and message are kept.
             RuntimeError: Anything else that went wrong, as the runner tells it.
+            KeyboardInterrupt: Ctrl-C was pressed; likewise SystemExit for a termination.
         """
-        import apache_beam as beam
+        beam = _import_beam()
         from apache_beam.options.pipeline_options import PipelineOptions
 
         todo = list(elements)
@@ -70,7 +72,8 @@ class Engine:
         if self.runner == "FnApiRunner" and self.workers > 1:
             width = min(self.workers, len(todo))
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={width}"]
-        logging.getLogger("apache_beam").setLevel(logging.ERROR)
+        # Beam logs the traceback of whatever fails and raises it as well: once is enough.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         try:
             with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
                 # Shuffling first lets the runner spread the elements over its workers.
@@ -81,7 +84,27 @@ class Engine:
                     | label >> beam.Map(_Guarded(function))
                 )
         except Exception as error:
-            raise _typed(error) from error
+            raise _interruption(error) or _typed(error) from error
+
+
+def _import_beam() -> Any:
+    """Import Beam, without its warning that its Google Cloud clients are not installed: nothing here needs them."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("apitools not found")
+
+    logging.getLogger().addFilter(other)
+    try:
+        return importlib.import_module("apache_beam")
+    finally:
+        logging.getLogger().removeFilter(other)
+
+
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """The Ctrl-C or termination that an in-process runner has wrapped like any failure of the function."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _typed(error: Exception) -> Exception:

@@ -275,8 +275,8 @@ def _describe(source: Source, label: str, location: str, patience: Patience) -> 
             people.add(entry.path.rpartition("/")[0])
     if not people:
         raise SourceError(f"{what} is an empty folder: put <identity>/<image> into it, or correct the path.")
-    if people == {""}:
-        raise SourceError(f"{what} holds its files directly: put each person's images into a folder of their own.")
     if source.kind == "folder":
+        if people == {""}:
+            raise SourceError(f"{what} holds its files directly: put each person's images into a folder of their own.")
         require_several(len(people), source.name)
     return {"files": files, "bytes": size, "listing": digest.hexdigest()}

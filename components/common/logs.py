@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -25,23 +24,30 @@ def setup_logging(verbose: bool = False) -> None:
     logging.getLogger("faceflow").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def silence_tensorflow() -> None:
-    """Import TensorFlow without its start-up notices, unless the log is verbose.
+@contextmanager
+def holding_back_native_chatter() -> Iterator[None]:
+    """Hold back what native code writes to standard error inside the block; if the block fails, it is shown after all.
 
-    The notices are written by C++ before its log level can be set, so standard error itself is turned aside meanwhile.
+    For importing TensorFlow: its start-up notices are written before its own log level can be set. Nothing is held back
+    where the log is verbose.
     """
-    if "tensorflow" in sys.modules or logging.getLogger("faceflow").level == logging.DEBUG:
+    if logging.getLogger("faceflow").level == logging.DEBUG:
+        yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        importlib.import_module("tensorflow")
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def progress(items: Iterable[Item], total: int | None = None, what: str = "images", label: str = "") -> Iterator[Item]:
@@ -62,10 +68,10 @@ def progress(items: Iterable[Item], total: int | None = None, what: str = "image
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - last >= _LINE_SECONDS:
+        if now - last >= _LINE_SECONDS and done > 1:  # the first item may have waited for what the others reuse
             rate = done / (now - begin)
             of = f" of {total:,} ({done / total:.0%}), {(total - done) / rate:,.0f} s left" if total else ""
-            log.info("%s%s %s%s, %.0f/s", f"{label}: " if label else "", f"{done:,}", what, of, rate)
+            log.info("%s%s %s%s, %.3g/s", f"{label}: " if label else "", f"{done:,}", what, of, rate)
             last = now
     if time.monotonic() - begin >= _LINE_SECONDS:
         log.info("%s%s %s in %.0f s", f"{label}: " if label else "", f"{done:,}", what, time.monotonic() - begin)

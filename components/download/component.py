@@ -12,7 +12,7 @@ def download(
     scratch: str = "",
     options: dict = {},
     rerun: str = "",
-):
+) -> None:
     """Read a source's archive or folder into shards of raw faces.
 
     Args:

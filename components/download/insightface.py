@@ -86,7 +86,7 @@ class RecordReader(Reader):
             return None
         if flag:
             label = float(np.frombuffer(record, "<f4", 1, _HEADER.size)[0])
-        if not label >= 0 or label != int(label):
+        if not (label >= 0 and label.is_integer()):
             raise ArchiveError(f"{self._what}: record {number} has the label {label}, not a whole number from 0.")
         return Item(str(int(label)), f"{number:08d}.jpg", str(number), len(image), lambda: image)
 

@@ -56,6 +56,8 @@ class HashingFile:
         self.count += len(data)
         return data
 
+    read1 = read
+
     def drain(self) -> None:
         """Read to the end."""
         while self.read(STEP):
@@ -71,7 +73,7 @@ class Window:
     """A stream that remembers what was read last, to see the block at which a tar ended.
 
     Args:
-        file: Anything with ``read(size)``.
+        file: Anything with ``read1(size)``.
     """
 
     def __init__(self, file: Any) -> None:
@@ -79,13 +81,25 @@ class Window:
         self._file = file
         self._kept = b""
         self._begin = 0
+        self._damage: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        """Read so many bytes."""
-        data: bytes = self._file.read(size)
+        """Read so many bytes, or what there is before the end or before a damage, which the next call raises."""
+        if self._damage is not None:
+            raise self._damage
+        pieces: list[bytes] = []
+        missing = size
+        try:
+            while missing > 0 and (piece := self._file.read1(missing)):
+                pieces.append(piece)
+                missing -= len(piece)
+        except Exception as error:
+            if not pieces:
+                raise
+            self._damage = error
         self._begin += len(self._kept)
-        self._kept = data
-        return data
+        self._kept = b"".join(pieces)
+        return self._kept
 
     def block(self, offset: int, size: int) -> bytes:
         """The bytes at an offset of the stream, which must lie in what was read last."""
@@ -94,7 +108,7 @@ class Window:
 
     def drain(self) -> None:
         """Read to the end, so that the compression's own checksum is checked."""
-        while self._file.read(STEP):
+        while self.read(STEP):
             pass
 
 

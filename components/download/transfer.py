@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -28,7 +29,8 @@ from faceflow.components.common.logs import progress
 from faceflow.components.common.storage import readable_bytes, require_free_space, write_atomically
 
 _log = logging.getLogger("faceflow.download")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what a dropped connection can cost
+_MIB = 1 << 20
 _CHANGES = 3
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -94,15 +96,26 @@ def _attempt(url: str, part: Path, remote: RemoteFile, what: str, patience: Pati
             raise Interrupted("the server refuses to go on where the transfer broke off")
         check_status(response, what)
         have = _check_answer(response, have, remote)
-        left = None if remote.size is None else -(-(remote.size - have) // _CHUNK)
+        left = None if remote.size is None else (remote.size - have) // _MIB
         with open(part, "ab" if have else "wb") as file:
-            for chunk in progress(response.iter_content(_CHUNK), total=left, what="MiB", label=f"fetching {part.stem}"):
-                file.write(chunk)
+            for _ in progress(_write(response, file), total=left, what="MiB", label=f"fetching {part.stem}"):
+                pass
     size = _size(part)
     if remote.size is not None and size < remote.size:
         raise Interrupted(f"the connection ended after {size:,} of {remote.size:,} bytes")
     if remote.size is not None and size > remote.size:
         raise _Changed(f"it has more than the {remote.size:,} bytes that were announced")
+
+
+def _write(response: requests.Response, file: IO[bytes]) -> Iterator[None]:
+    """Write what arrives, and yield at each MiB."""
+    pending = 0
+    for chunk in response.iter_content(_CHUNK):
+        file.write(chunk)
+        pending += len(chunk)
+        while pending >= _MIB:
+            pending -= _MIB
+            yield
 
 
 def _check_answer(response: requests.Response, have: int, remote: RemoteFile) -> int:

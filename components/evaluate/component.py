@@ -14,7 +14,7 @@ def evaluate(
     seed: int = 0,
     options: dict = {},
     rerun: str = "",
-):
+) -> None:
     """Score a model's embeddings: verification in ten folds, beside what raw pixels score on the same folds.
 
     Args:

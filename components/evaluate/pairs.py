@@ -88,12 +88,12 @@ class _Group:
     def positives(self, wanted: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Draw pairs within identities: as equally many from each as its images allow, none twice."""
         capacity = {name: len(self.images[name]) * (len(self.images[name]) - 1) // 2 for name in self.identities}
-        shares = _shared_out([capacity[name] for name in self.identities], wanted, rng)
+        shares = share_out([capacity[name] for name in self.identities], wanted, rng)
         drawn: list[tuple[str, str]] = []
         for name, share in zip(self.identities, shares, strict=True):
             images = sorted(self.images[name])
             for place in np.sort(rng.choice(capacity[name], share, replace=False)) if share else ():
-                i, j = _unranked(int(place))
+                i, j = unrank(int(place))
                 drawn.append((images[i], images[j]))
         return drawn
 
@@ -123,7 +123,7 @@ class _Group:
         return (sum(sizes) ** 2 - sum(size * size for size in sizes)) // 2
 
 
-def _unranked(place: int) -> tuple[int, int]:
+def unrank(place: int) -> tuple[int, int]:
     """The place-th pair (i, j), i < j, counting (0,1), (0,2), (1,2), (0,3), ..."""
     j = int((1 + (1 + 8 * place) ** 0.5) / 2)
     while j * (j - 1) // 2 > place:
@@ -131,7 +131,7 @@ def _unranked(place: int) -> tuple[int, int]:
     return place - j * (j - 1) // 2, j
 
 
-def _shared_out(capacities: Sequence[int], wanted: int, rng: np.random.Generator) -> list[int]:
+def share_out(capacities: Sequence[int], wanted: int, rng: np.random.Generator) -> list[int]:
     """Share a number out as evenly as capacities allow; who gets the odd ones is drawn."""
     shares = np.zeros(len(capacities), np.int64)
     left = wanted

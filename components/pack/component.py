@@ -12,7 +12,7 @@ def pack(
     seed: int = 0,
     options: dict = {},
     rerun: str = "",
-):
+) -> None:
     """Label, split and shuffle faces into TFRecord shards for training, and count what is in them.
 
     Args:

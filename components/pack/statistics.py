@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from faceflow.components.common.logs import silence_tensorflow
+from faceflow.components.common.logs import holding_back_native_chatter
 from faceflow.components.common.record import SCHEMA_PATH
 from faceflow.components.common.tfrecord import read
 
@@ -92,8 +92,8 @@ def _required() -> list[str]:
 
 def _batches(shard: Path) -> Iterator[tuple[pa.RecordBatch | None, int]]:
     """Yield a shard's record batches, and with each the records that could not be read into it."""
-    silence_tensorflow()
-    from tfx_bsl.public import tfxio
+    with holding_back_native_chatter():
+        from tfx_bsl.public import tfxio
 
     source = tfxio.TFExampleRecord(
         glob.escape(str(shard)), schema=_schema(), telemetry_descriptors=["faceflow", "pack"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Checkpoints:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {f"v{index:05d}": np.asarray(v) for index, v in enumerate(variables_of(model))}
+        arrays: dict[str, Any] = {f"v{index:05d}": v.numpy() for index, v in enumerate(variables_of(model))}
         arrays[_PROGRESS] = np.array(json.dumps({"phase": phase, "epoch": epoch, "history": list(history)}))
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
@@ -88,7 +89,7 @@ class Checkpoints:
                 progress = json.loads(str(file[_PROGRESS]))
                 arrays = [file[name] for name in sorted(file.files) if name != _PROGRESS]
             return State(progress["phase"], progress["epoch"], progress["history"], arrays)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             log.warning("the checkpoint %s cannot be read (%s): training starts over", self.path, error)
             return None
 

@@ -19,7 +19,7 @@ def train(
     scratch: str = "",
     options: dict = {},
     rerun: str = "",
-):
+) -> None:
     """Train an embedding network: MobileFaceNet under a softmax head, then under ArcFace.
 
     Args:

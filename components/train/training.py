@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,13 @@ class Trained:
     resumed_from: int
 
 
-def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, devices: Devices) -> Trained:
+def train(
+    settings: Settings,
+    packed: PackedFaces,
+    checkpoints: Checkpoints,
+    devices: Devices,
+    build: Callable[..., keras.Model] = mobilefacenet.build,
+) -> Trained:
     """Train an embedding network.
 
     Args:
@@ -80,6 +87,7 @@ def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, dev
         packed: On what.
         checkpoints: Where an earlier, killed attempt may have left its state, and this one leaves its own.
         devices: On which devices.
+        build: Makes the network, called as :func:`mobilefacenet.build` is.
 
     Raises:
         TrainingError: The loss is not finite, or memory does not suffice.
@@ -97,7 +105,7 @@ def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, dev
         validation = pipeline.validation_batches(packed.validation, reader, batch_size)
 
     with devices.strategy.scope():
-        network = mobilefacenet.build(*size, settings.embedding_size, settings.width, settings.precision)
+        network = build(*size, settings.embedding_size, settings.width, settings.precision)
     state = checkpoints.load()
     history: list[dict[str, Any]] = []
     resumed_from, kernel = 0, None
@@ -112,7 +120,7 @@ def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, dev
             if state is not None and index == state.phase:
                 if not restore(model, state.arrays):
                     checkpoints.remove()
-                    return train(settings, packed, checkpoints, devices)
+                    return train(settings, packed, checkpoints, devices, build)
                 history, resumed_from = list(state.history), state.epoch
         checkpoints.reserve(model)
         begin = max(phase.first, resumed_from)
@@ -130,8 +138,11 @@ def train(settings: Settings, packed: PackedFaces, checkpoints: Checkpoints, dev
             )
             watch = EpochWatch(settings, phase, index, begin, batch_size, steps, rate, history, checkpoints)
             fit_phase(model, batches, validation, begin, phase.last, steps, watch)
-        kernel = np.asarray(model.layers[-1].kernel)
-    return Trained(_in_float32(network, size, settings), history, resumed_from)
+        kernel = model.layers[-1].kernel.numpy()
+    # mixed precision is for training: inference on a CPU has no use for it
+    plain = build(*size, settings.embedding_size, settings.width)
+    plain.set_weights(network.get_weights())
+    return Trained(plain, history, resumed_from)
 
 
 def _learning_rate(settings: Settings, phase: Phase, steps: int) -> LearningRate:
@@ -252,13 +263,20 @@ class EpochWatch(keras.callbacks.Callback):
         self._bar = progress(range(left), total=left, what="batches", label=phase.head)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin to show progress."""
         next(self._bar)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
         self.epoch = epoch
         self._began = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the loss now and then.
+
+        Raises:
+            TrainingError: It is not finite.
+        """
         if (batch + 1) % CHECK_EVERY == 0 or batch + 1 == self.steps:
             loss = float((logs or {}).get("loss", math.nan))
             if not math.isfinite(loss):
@@ -267,6 +285,7 @@ class EpochWatch(keras.callbacks.Callback):
         next(self._bar, None)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the epoch, log it, and save the state."""
         logs = logs or {}
         row: dict[str, Any] = {"epoch": epoch + 1, "head": self.phase.head}
         names = {"loss": "loss", "accuracy": "accuracy", "val_loss": "validation_loss"}
@@ -299,10 +318,3 @@ class EpochWatch(keras.callbacks.Callback):
             f"the loss became {loss} in epoch {self.epoch + 1} ({self.phase.head}), between batches {since} and "
             f"{batch + 1} of {self.steps}, at learning rate {self._rate_of(batch):.3g}: {remedy}."
         )
-
-
-def _in_float32(network: keras.Model, size: tuple[int, int], settings: Settings) -> keras.Model:
-    """The same network without mixed precision, which is for training: inference on a CPU has no use for it."""
-    plain = mobilefacenet.build(*size, settings.embedding_size, settings.width)
-    plain.set_weights(network.get_weights())
-    return plain

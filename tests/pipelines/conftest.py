@@ -49,6 +49,8 @@ def write(
         raise SourceError(f"{text} is not there. Look for it\nelsewhere.")
     if fail == "bug":
         raise ZeroDivisionError("by nothing")
+    if fail.startswith("/"):
+        Path(fail).write_text(text)
     if fail == "killed":
         import os
 
@@ -124,7 +126,7 @@ def run(tmp_path: Path) -> Any:
     return run_one
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_pipeline() -> Any:
     """Makes variants of the small pipeline."""
     return make_pipeline

@@ -57,6 +57,7 @@ def test_the_commands_are_listed_with_what_they_do():
         (["run", "demo", "--set", "train_epochs=many"], "'train_epochs' is 'many', but must be a whole number"),
         (["run", "demo", "--set", "sources=[]"], "parameter 'sources' is an empty list"),
         (["run", "folder", "--source", "no/such/folder"], "no/such/folder does not exist"),
+        (["run", "folder", "--source", "x", "--set", "sources=[]"], "give one of them"),
         (["run", "demo", "--root", "in_python3"], "--root, contains 'python3'"),
     ],
 )

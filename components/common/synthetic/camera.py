@@ -16,8 +16,8 @@ def photograph(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     balance = np.diag(rng.uniform(0.7, 1.4) * (1 + rng.normal(0, 0.05, 3))).astype(F)
     picture = cv2.transform(canvas, balance)
     picture = cv2.GaussianBlur(picture, (0, 0), float(0.2 + abs(rng.normal(0, 0.5))) * len(canvas) / 250)
-    grain = cv2.transform(noise.window("white", rng, *canvas.shape[:2]), np.full((3, 1), rng.uniform(0.5, 5.0), F))
+    grain = F(rng.uniform(0.5, 5.0)) * noise.window("white", rng, *canvas.shape[:2])
     bright = cv2.sqrt(np.maximum(picture, 0))  # the square root stands for the display's gamma
     bright = np.minimum(bright, 1) * F(255)
-    shown = np.asarray(cv2.add(bright, grain, dtype=cv2.CV_8U), np.uint8)
+    shown = np.asarray(cv2.add(bright, cv2.merge([grain] * 3), dtype=cv2.CV_8U), np.uint8)
     return decode(encode_jpeg(shown, int(rng.integers(45, 90)))) if rng.uniform() < 0.5 else shown

@@ -18,13 +18,14 @@ COLUMNS, ROWS = int(2 * HALF_WIDTH * TEXELS), int(2 * HALF_HEIGHT * TEXELS)
 U: Array = (np.arange(COLUMNS, dtype=F) + F(0.5)) / F(TEXELS) - F(HALF_WIDTH)
 V: Array = (np.arange(ROWS, dtype=F) + F(0.5)) / F(TEXELS) - F(HALF_HEIGHT)
 
+_CORNER = np.array([HALF_WIDTH, HALF_HEIGHT]) * TEXELS - 0.5
 _SOFTNESS_UNIT = TEXELS / 80
 """Softness of painted edges is given in eightieths of a head unit."""
 
 
 def to_texels(points: Array) -> Array:
     """Head coordinates (N, 2) u, v to texture coordinates (N, 2) column, row."""
-    return (points + (HALF_WIDTH, HALF_HEIGHT)) * TEXELS - 0.5
+    return points * TEXELS + _CORNER
 
 
 def paint(

@@ -11,26 +11,32 @@ from faceflow.components.common.synthetic import grid, noise
 from faceflow.components.common.synthetic.arrays import Array, F, smoothstep
 from faceflow.components.common.synthetic.hair import above_hairline, front_line, style_of
 from faceflow.components.common.synthetic.paint import blend
-from faceflow.components.common.synthetic.raycast import Ellipsoid, cast, coverage
-from faceflow.components.common.synthetic.shading import cosines, lit
+from faceflow.components.common.synthetic.raycast import Ellipsoid, cast, edge_distance
+from faceflow.components.common.synthetic.shading import cosines, highlight, lit
 from faceflow.components.common.synthetic.shape import Shape
 from faceflow.components.common.synthetic.shot import Shot
 
+_FADE = 1.5
+"""Half-size pixels outside an outline within which a pixel may still be touched."""
+_RAGGED = 0.2
+"""Head units below the hairline that single strands may reach."""
 _ITERATIONS = 4
 """Fixed-point steps between a ray's hit and the relief found there; four leave less than a texel."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Frame:
-    """The part of the canvas that the head can touch, and a ray through every second pixel of it."""
+    """The part of the canvas that the head can touch, and a ray through every second pixel of it.
+
+    Attributes:
+        region: (2 h, 2 w, 3) View of the canvas.
+        origins: u, v, z of a point of each ray, each (h, w).
+        towards: (3,) The rays' direction, towards the viewer.
+    """
 
     region: Array
     origins: tuple[Array, Array, Array]
     towards: Array
-
-    def enlarged(self, maps: list[Array]) -> Array:
-        """Half-size maps, as one picture of the region's size."""
-        return cv2.resize(cv2.merge(maps), self.region.shape[1::-1])
 
 
 def draw_head(canvas: Array, shot: Shot, shape: Shape, texture: Array) -> None:
@@ -96,18 +102,20 @@ def _draw_skin(frame: _Frame, shot: Shot, shape: Shape, texture: Array, light: A
     )
     halfway = (light + frame.towards) / np.linalg.norm(light + frame.towards)
     to_light, to_halfway, to_viewer = cosines(normal, light, halfway, frame.towards)
-    shades = frame.enlarged(
-        [
-            (F(0.65) + F(0.35) * np.clip(to_viewer, 0, 1)) * (F(0.5) + F(0.5) * reached),
-            np.maximum(0, to_light / F(1.15) + F(0.13)) * reached,
-            np.maximum(0, to_halfway) ** 24 * reached * F(shot.person.skin.gloss),
-        ]
-    )
-    where = frame.enlarged([column, row, hit.margin])
+    shades = [
+        (F(0.65) + F(0.35) * np.clip(to_viewer, 0, 1)) * (F(0.5) + F(0.5) * reached),
+        np.maximum(0, to_light / F(1.15) + F(0.13)) * reached,
+        highlight(to_halfway, 5) * reached * F(shot.person.skin.gloss),
+    ]
+    edge = edge_distance(hit.margin)
+    part, region = _part(edge > -_FADE, frame.region)
+    where = _enlarged([column, row, edge], part)
+    shade = _enlarged(shades, part)
+    none = 0 * shot.light.key
     skin = _look_up(texture, where[..., 0], where[..., 1])
-    skin *= cv2.transform(shades, np.column_stack([shot.light.ambient, shot.light.key, 0 * shot.light.key]))
-    shine = cv2.merge([shades[..., 2] * k for k in shot.light.key])
-    blend(frame.region, skin + shine, coverage(where[..., 2]))
+    skin *= cv2.transform(shade, np.column_stack([shot.light.ambient, shot.light.key, none]))
+    skin += cv2.transform(shade, np.column_stack([none, none, shot.light.key]))
+    blend(region, skin, _coverage(where[..., 2]))
     return found[..., 1]
 
 
@@ -124,15 +132,37 @@ def _draw_hair(frame: _Frame, shot: Shot, shape: Shape, narrowness: Array, light
     normal = (hit.u * body.narrowness, (hit.v - F(body.centre)) * F(body.shortness), hit.z * F(body.flatness))
     halfway = (light + frame.towards) / np.linalg.norm(light + frame.towards)
     to_light, to_halfway = cosines(normal, light, halfway)
+    edge, above = edge_distance(hit.margin), above_hairline(hit, shot)
+    part, region = _part((edge > -_FADE) & (above > -_RAGGED), frame.region)
+    if not region.size:
+        return
     around = np.arctan2(hit.u, hit.z)
-    where = frame.enlarged([around * 90 + 300, hit.v * 60 + 240, hit.margin])
-    shades = frame.enlarged([np.maximum(0, to_light), np.maximum(0, to_halfway) ** 10, above_hairline(hit, shot)])
+    where = _enlarged([around * 90 + 300, hit.v * 60 + 240, edge], part)
+    shade = _enlarged([np.maximum(0, to_light), highlight(to_halfway, 3), above], part)
     streaks = _look_up(noise.tile("strands"), where[..., 0], where[..., 1]) * F(0.22)
-    strands = 1 + streaks
-    colour = cv2.transform(
-        cv2.merge([strands, strands * shades[..., 0]]), np.column_stack([shot.light.ambient, shot.light.key])
-    )
-    picture: Array = cv2.transform(colour, np.diag(shot.person.hair_colour))
-    picture += cv2.merge([F(0.03) * shades[..., 1] * (1 + 2 * streaks)] * 3)
-    alpha = smoothstep(shades[..., 2] + F(0.14) * streaks, -0.03, 0.05) * coverage(where[..., 2])
-    blend(frame.region, picture, alpha * F(style_of(shot).opacity))
+    lit_strands = cv2.merge([1 + streaks, (1 + streaks) * shade[..., 0], (1 + 2 * streaks) * shade[..., 1]])
+    ambient, key = (light * shot.person.hair_colour for light in (shot.light.ambient, shot.light.key))
+    picture = cv2.transform(lit_strands, np.column_stack([ambient, key, np.full(3, 0.03, F)]))
+    alpha = smoothstep(shade[..., 2] + F(0.14) * streaks, -0.03, 0.05) * _coverage(where[..., 2])
+    blend(region, picture, alpha * F(style_of(shot).opacity))
+
+
+def _part(shown: Array, region: Array) -> tuple[tuple[slice, slice], Array]:
+    """The bounding box of what is shown (h, w), with a margin, and the view of the region (2 h, 2 w, 3) under it."""
+    box = []
+    for axis in (1, 0):
+        where = np.flatnonzero(shown.any(axis))
+        box.append(slice(max(0, int(where[0]) - 1), int(where[-1]) + 2) if len(where) else slice(0, 0))
+    rows, columns = box
+    return (rows, columns), region[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop]
+
+
+def _enlarged(maps: list[Array], part: tuple[slice, slice]) -> Array:
+    """A part of half-size maps, as one picture of full size."""
+    small = cv2.merge([np.ascontiguousarray(each[part], F) for each in maps])
+    return cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]))
+
+
+def _coverage(edge: Array) -> Array:
+    """How much of each pixel is covered, from how far it lies inside the outline, in half-size pixels."""
+    return np.clip(F(0.5) + 2 * edge, 0, 1)

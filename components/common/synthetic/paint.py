@@ -1,7 +1,6 @@
 """Soft-edged shapes: polygons, rings and strokes, blended into pictures, textures and masks.
 
-Masks are spread over the colour planes with OpenCV's matrix transform of channels: NumPy's broadcasting over a trailing
-axis of three is several times slower.
+Colours meet masks in OpenCV: NumPy's broadcasting over a trailing axis of three is several times slower.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from numpy.typing import ArrayLike
 
 from faceflow.components.common.synthetic.arrays import Array, F
 
-_COPIES = np.ones((3, 1), F)
-_REMAINDER = np.array([[-1, 1]] * 3, F)
-"""Takes a mask to three planes of one minus it."""
+_MIRROR = np.array([-1.0, 1.0])
 _SUBPIXEL_BITS = 4
 _SHARP = 0.3
 """Below this softness, in pixels, antialiasing is blur enough."""
@@ -27,8 +24,8 @@ _SHARP = 0.3
 def blend(target: Array, source: ArrayLike, alpha: Array) -> None:
     """Blend a colour (3,) or a picture (H, W, 3) into target (H, W, 3), in place, with alpha (H, W)."""
     colour = np.asarray(source, F)
-    target *= cv2.transform(alpha, _REMAINDER)
-    target += cv2.transform(alpha, colour[:, None]) if colour.ndim == 1 else cv2.transform(alpha, _COPIES) * colour
+    missing = cv2.subtract(colour, target)  # OpenCV takes as many numbers as there are channels for one colour
+    cv2.accumulateProduct(missing, cv2.merge([alpha] * 3), target)
 
 
 def shape_mask(
@@ -128,11 +125,13 @@ def _circle(corners: int, squareness: float) -> Array:
 
 def stroke(x: Array, y: Array, half_x: ArrayLike, half_y: ArrayLike) -> Array:
     """A line (N,), (N,) widened by (half_x, half_y) to both sides, as a polygon (2N, 2)."""
-    one = np.column_stack([x - half_x, y - half_y])
-    other = np.column_stack([x + half_x, y + half_y])
-    return np.vstack([one, other[::-1]])
+    count = len(x)
+    polygon = np.empty((2 * count, 2))
+    polygon[:count, 0], polygon[:count, 1] = x - half_x, y - half_y
+    polygon[: count - 1 : -1, 0], polygon[: count - 1 : -1, 1] = x + half_x, y + half_y
+    return polygon
 
 
 def mirrored(polygon: Array) -> list[Array]:
     """A polygon and its mirror image about x = 0."""
-    return [polygon * (-1, 1), polygon]
+    return [polygon * _MIRROR, polygon]

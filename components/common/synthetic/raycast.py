@@ -61,7 +61,8 @@ def cast(origins: tuple[Array, Array, Array], direction: Array, body: Ellipsoid,
     return Hit(margin, *(origin + t * F(k) for origin, k in zip(origins, (du, dv, dz), strict=True)))
 
 
-def coverage(margin: Array) -> Array:
-    """How much of each pixel (H, W) lies where margin is positive, from its value and slope: 0..1."""
+def edge_distance(margin: Array) -> Array:
+    """How far, in about pixels of the map (H, W), each lies inside (positive) the line where margin is zero."""
     slope_x, slope_y = (cv2.Sobel(margin, cv2.CV_32F, 1 - k, k, scale=0.125) for k in (0, 1))
-    return np.clip(0.5 + margin / (1.4 * np.sqrt(slope_x * slope_x + slope_y * slope_y) + F(1e-6)), 0, 1)
+    distance: Array = margin / (F(1.4) * cv2.magnitude(slope_x, slope_y) + F(1e-6))
+    return distance

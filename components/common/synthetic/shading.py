@@ -20,6 +20,14 @@ def cosines(normal: tuple[Array, Array, Array], *directions: Array) -> list[Arra
     return [(u * d[0] + v * d[1] + z * d[2]) * inverse for d in directions]
 
 
+def highlight(cosine: Array, doublings: int) -> Array:
+    """Blinn and Phong's highlight: the cosine to the halfway vector, raised by repeated squaring."""
+    shine = np.maximum(0, cosine)
+    for _ in range(doublings):
+        shine = shine * shine
+    return shine
+
+
 def lit(shape: Shape, light: Array, hairline: float) -> Array:
     """How much light reaches the front of a head: shadow it casts on itself, its creases, and the shade of its hair.
 

@@ -1,5 +1,8 @@
 import functools
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,14 @@ def fail(element: int) -> None:
 
 def crash(element: int) -> None:
     raise ZeroDivisionError(element)
+
+
+def interrupt(element: int) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def leave(element: int) -> None:
+    sys.exit(143)
 
 
 def test_every_element_is_seen_in_this_process(tmp_path):
@@ -45,5 +56,23 @@ def test_a_defect_is_not_dressed_up():
         Engine().map(crash, [1], "crash")
 
 
+def test_an_interruption_stays_one():
+    with pytest.raises(KeyboardInterrupt):
+        Engine().map(interrupt, [1], "interrupt")
+    with pytest.raises(SystemExit) as caught:
+        Engine().map(leave, [1], "leave")
+    assert caught.value.code == 143
+
+
 def test_nothing_to_do_is_nothing_done():
     Engine(runner="NoSuchRunner").map(crash, [], "crash")
+
+
+def test_beam_is_imported_without_a_word():
+    code = (
+        "import sys; sys.modules['apitools'] = None\n"
+        "from faceflow.components.common.engine import Engine\n"
+        "Engine().map(len, ['a'], 'measure')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")

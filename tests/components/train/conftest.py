@@ -26,7 +26,9 @@ def write_dataset(path, records, shards=3, template="arcface_112"):
         finish(directory, stage="pack", settings={}, template=template, inputs={}, images_in=len(records))
 
 
-def write_packed(path, identities=5, images=16, *, validation=2, label=lambda identity: identity, template="arcface_112"):
+def write_packed(
+    path, identities=5, images=16, *, validation=2, label=lambda identity: identity, template="arcface_112"
+):
     """A packed dataset; the last ``validation`` images of each identity are for validation."""
     sides = {"train": [], "validation": []}
     for image in range(images):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from faceflow.components.common import images
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError, TrainingError
@@ -39,7 +40,9 @@ def test_pixels_are_those_that_evaluation_decodes(train):
 
 def test_the_same_seed_gives_the_same_batches_and_another_another(train):
     first, again, other = batches(train), batches(train), batches(train, seed=4)
-    assert all(np.array_equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        np.array_equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True)
+    )
     assert not all(np.array_equal(one[0], two[0]) for one, two in zip(first, other, strict=True))
 
 

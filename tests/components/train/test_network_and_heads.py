@@ -76,7 +76,9 @@ def test_every_prelu_has_one_slope_a_channel(paper_network):
     assert all(layer.alpha.shape == (1, 1, layer.output.shape[-1]) for layer in prelus)
 
 
-@pytest.mark.parametrize(("size", "kernel"), [((112, 112), (7, 7)), ((64, 64), (4, 4)), ((112, 96), (7, 6)), ((50, 43), (4, 3))])
+@pytest.mark.parametrize(
+    ("size", "kernel"), [((112, 112), (7, 7)), ((64, 64), (4, 4)), ((112, 96), (7, 6)), ((50, 43), (4, 3))]
+)
 def test_the_global_convolution_covers_the_feature_map(size, kernel):
     network = mobilefacenet.build(*size, embedding_size=32, width=0.25)
     assert network.get_layer("global_conv").kernel_size == kernel
@@ -263,9 +265,7 @@ def test_the_loss_takes_half_precision_and_survives_its_config():
 
 def test_the_cosine_warms_up_and_falls_to_zero():
     rate = LearningRate(0.4, total_steps=100, warmup_steps=10)
-    wanted = [
-        0.4 * min((step + 1) / 10, 0.5 * (1 + math.cos(math.pi * max(0, step - 10) / 90))) for step in range(101)
-    ]
+    wanted = [0.4 * min((step + 1) / 10, 0.5 * (1 + math.cos(math.pi * max(0, step - 10) / 90))) for step in range(101)]
     np.testing.assert_allclose([rate(step) for step in range(101)], wanted, atol=1e-6)
     assert float(rate(0)) == pytest.approx(0.04)
     assert float(rate(100)) == pytest.approx(0, abs=1e-8)
@@ -275,12 +275,16 @@ def test_the_steps_divide_by_ten():
     # MobileFaceNet's own: 0.1, divided at 36,000, 52,000 and 58,000 of 60,000 steps
     rate = LearningRate(0.1, 60_000, decay="step", drops=(0.6, 52 / 60, 58 / 60))
     steps = [0, 35_999, 36_000, 51_999, 52_001, 57_999, 58_001, 59_999]
-    np.testing.assert_allclose([rate(step) for step in steps], [0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5)
+    np.testing.assert_allclose(
+        [rate(step) for step in steps], [0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5
+    )
 
 
 def test_a_later_phase_goes_on_along_the_same_curve():
     whole = LearningRate(0.1, 50, warmup_steps=5)
     second = LearningRate(0.1, 50, warmup_steps=5, first_step=20)
-    np.testing.assert_allclose([second(step) for step in range(30)], [whole(20 + step) for step in range(30)], atol=1e-8)
+    np.testing.assert_allclose(
+        [second(step) for step in range(30)], [whole(20 + step) for step in range(30)], atol=1e-8
+    )
     copy = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(second))
     assert copy.get_config() == second.get_config()
