@@ -6,6 +6,7 @@ Everything is read from the artifacts, whichever run made them.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from faceflow.components.common.dataset import Dataset
+from faceflow.components.common.reports import Report, combine
 from faceflow.pipelines.live import duration
 
 if TYPE_CHECKING:
@@ -96,9 +98,9 @@ def show(outcome: Outcome, console: Console) -> None:
     """
     summary = read(outcome.board)
     if summary.datasets:
-        console.print(_dataset_table(summary))
+        console.print(_dataset_table(summary), "")
     if summary.scores:
-        console.print(_score_table(summary))
+        console.print(_score_table(summary), "")
     for name, reason in summary.unscored:
         console.print(Text.assemble(("Not scored: ", "yellow"), f"{name}: {reason}"), soft_wrap=True)
     if summary.reports:
@@ -123,7 +125,6 @@ def _dataset_table(summary: Summary) -> Table:
     table.add_column("Dropped", overflow="fold")
     for title, *counts, reasons in _dataset_rows(summary):
         table.add_row(Text(str(title)), *(f"{count:,}" for count in counts), Text(str(reasons)))
-    table.add_row("")
     return table
 
 
@@ -165,18 +166,15 @@ def _score_table(summary: Summary) -> Table:
         table.add_column(column, justify="right" if index else "left", no_wrap=not index, style=style)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    table.add_row("")
     return table
 
 
 def write_report(outcome: Outcome, summary: Summary) -> None:
     """Join the stages' reports into the run's one page, headline numbers first."""
-    from faceflow.components.common.reports import combine
-
     columns, rows = _score_rows(summary)
     facts: dict[str, Any] = {}
     for row in rows[:2]:
-        facts[f"Accuracy on {row[0]}" if len(rows) > 1 else "Accuracy"] = row[3]
+        facts[f"Accuracy on {row[0]}" if len(rows) > 1 else "Accuracy"] = row[3].replace(" ", "\N{NO-BREAK SPACE}")
     if summary.scores and (fars := _fars(summary)):
         facts[f"TAR@FAR={fars[-1]:g}"] = rows[0][4 + len(fars) - 1]
     if summary.datasets:
@@ -187,17 +185,32 @@ def write_report(outcome: Outcome, summary: Summary) -> None:
     if summary.datasets:
         headings = ("Data", "Identities", "Images in", "Images out", "Dropped")
         tables.append(("Images", headings, list(_dataset_rows(summary))))
-    settings = [(name, json.dumps(value, ensure_ascii=False)) for name, value in outcome.record.arguments.items()]
-    tables.append(("Parameters", ("Parameter", "Value"), settings))
-    combine(
-        summary.reports,
-        title=f"{outcome.record.preset}: {outcome.record.pipeline}",
-        path=outcome.run.report,
-        summary=f"Run {outcome.record.id}, started {outcome.record.started.replace('T', ' ')}, "
-        f"took {duration(outcome.record.seconds)}.",
-        facts=facts,
-        tables=tables,
-    )
+    with tempfile.TemporaryDirectory(prefix="faceflow-") as folder:
+        last = Path(folder) / "run.html"
+        _about(outcome).write(last)
+        combine(
+            [*summary.reports, ("Run", last)],
+            title=f"{outcome.record.preset}: {outcome.record.pipeline}",
+            path=outcome.run.report,
+            summary=f"Run {outcome.record.id}, took {duration(outcome.record.seconds)}.",
+            facts=facts,
+            tables=tables,
+        )
+
+
+def _about(outcome: Outcome) -> Report:
+    """The last chapter: how the run went, and what it was told."""
+    record = outcome.record
+    about = Report("The run", f"Started {record.started.replace('T', ' ')}.")
+    stages = [(each["title"], each["state"], duration(each["seconds"])) for each in record.stages]
+    about.table("Stages", ("Stage", "State", "Time"), stages)
+    told = [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in record.arguments.items()
+        if value not in ("", {})
+    ]
+    about.table("Parameters", ("Parameter", "Value"), told, note="Empty ones are left out.")
+    return about
 
 
 def _as_typed(path: Path) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _FACES = 4
 _PAGE_PX = 438  # what the KFP run page's side panel leaves for pictures
 _GAP_PX = 8
+_LINEAR_SPAN = 60  # more counts than this are drawn on a logarithmic axis
 
 
 def write(path: Path, plan: Plan, policy: Policy, augmented: Dataset, held_out: Dataset, seed: int) -> None:
@@ -101,7 +102,7 @@ def histogram(plan: Plan, policy: Policy) -> Figure:
     lowest = max(1, min(int(before.min()), int(min(ends, default=1) / 1.7)))
     edges = _edges(lowest, highest, [end for end in ends if lowest < end <= highest])
     drawn, axes = figure(6.4, 3.4)
-    logarithmic = edges[-1] > 24 * edges[0]
+    logarithmic = highest - lowest > _LINEAR_SPAN
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
@@ -114,7 +115,7 @@ def histogram(plan: Plan, policy: Policy) -> Figure:
         axes.axvspan(low, high, color=PALETTE[1], alpha=0.14 if index % 2 else 0.05, linewidth=0)
         label = f"{rule.action} x{1 + len(rule.variants)}" if rule.variants else rule.actions
         axes.annotate(
-            label.replace("(", "\n("),
+            re.sub(r"\(| x", lambda found: f"\n{found[0].strip()}", label),
             (float(np.sqrt(low * high)) if logarithmic else (low + high) / 2, 1),
             (0, 2),
             xycoords=("data", "axes fraction"),
@@ -140,11 +141,13 @@ def _caption(variant: Variant) -> str:
 
 
 def _edges(lowest: int, highest: int, ends: list[int]) -> list[float]:
-    """Bin edges between whole numbers, the bands' ends among them; wider with the number where there are many."""
-    steps = np.arange(lowest, highest + 2)
-    if len(steps) > 60:
-        steps = np.union1d(np.geomspace(lowest, highest + 1, 40).round(), ends)
-    return [float(step) - 0.5 for step in steps]
+    """Bin edges between whole numbers, a constant factor apart where there are many, and moved to the bands' ends."""
+    if highest - lowest <= _LINEAR_SPAN:
+        return [step - 0.5 for step in range(lowest, highest + 2)]
+    steps = np.geomspace(lowest, highest + 1, 40).round()
+    for end in ends:
+        steps[1:-1][np.abs(np.log(steps[1:-1] / end)).argmin()] = end
+    return [float(step) - 0.5 for step in np.unique(steps)]
 
 
 def _faces(augmented: Dataset) -> Sequence[Record]:

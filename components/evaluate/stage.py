@@ -48,7 +48,7 @@ class Settings(StageSettings):
             SettingsError: A value is not allowed.
         """
         super().__post_init__()
-        if any(isinstance(far, bool) or not isinstance(far, float | int) or not 0 < far < 1 for far in self.fars):
+        if not all(0 < far < 1 for far in self.fars):
             raise SettingsError(f"setting 'fars' is {self.fars!r}, but must be rates between 0 and 1.")
 
 

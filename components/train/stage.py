@@ -76,7 +76,7 @@ class Settings(StageSettings):
                 f"setting 'warmup_epochs' is {self.warmup_epochs:g}, but must be at most epochs, {self.epochs}."
             )
         steps = self.decay_steps
-        if any(not isinstance(step, float | int) or not 0 < step < 1 for step in steps) or sorted(set(steps)) != steps:
+        if not all(0 < step < 1 for step in steps) or sorted(set(steps)) != steps:
             raise SettingsError(f"setting 'decay_steps' is {steps!r}, but must be rising fractions between 0 and 1.")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from faceflow.components.align import mtcnn
 from faceflow.components.align.faces import choose
+from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.geometry import TEMPLATES
 from faceflow.components.common.images import decode
 from faceflow.components.common.synthetic.render import render
@@ -33,7 +34,7 @@ def error(found, wanted):
 
 def test_detections_are_those_of_the_package_image_by_image(faces):
     images = [face.image for face in faces] + [faces[0].image[:200], faces[1].image[:200]]
-    for image, found in zip(images, detect(images), strict=True):
+    for image, found in zip(images, detect(images, min_score=0.0), strict=True):
         alone = mtcnn._network().detect_faces(image)
         assert len(found) == len(alone) >= 1
         for ours, theirs in zip(sorted(found, key=lambda f: -f.score), alone, strict=True):
@@ -121,9 +122,8 @@ def test_the_stage_finds_chooses_and_drops(raw, align, encode, faces):
     assert {row["key"].split("/")[2]: row["reason"] for row in dropped.ledger().to_pylist()} == {
         "one": "", "none": "no_face", "two": "several_faces", "crowd": "several_faces",
     }  # fmt: skip
-    strict = align(source, "strict", min_score=0.9999999)
-    assert {row["reason"] for row in strict.ledger().to_pylist()} <= {"", "low_score", "no_face"}
-    assert strict.manifest.drops["low_score"] >= 1
+    with pytest.raises(DatasetError, match="3 low_score, 1 no_face"):
+        align(source, "strict", min_score=0.9999999)
 
 
 def test_given_landmarks_are_taken_where_there_are_any(raw, align, encode, faces):
@@ -150,7 +150,7 @@ def test_every_real_face_crop_is_found_and_lands_on_the_template(raw, align, nam
 
 
 def test_a_face_is_found_in_every_real_photograph(raw, align):
-    files = sorted((DATA / "celebrity-photos").glob("*.jpg"))
+    files = sorted((DATA / "celebrity-photos").glob("*.jpg"))[::4]  # nearly each has a size of its own, which is slow
     if not files:
         pytest.skip("needs ../shared/data/celebrity-photos")
     dataset = align(raw(*((f"celebrity/{file.stem}/{file.name}", file.read_bytes()) for file in files)))

@@ -58,7 +58,7 @@ def test_the_number_of_folds_is_half_the_identities_up_to_ten(people, folds):
 def test_few_identities_give_two_folds_that_share_them(people):
     made = make_pairs(faces(*[4] * people), seed=1)
     assert made.note == f"both folds share the {people} identities: too few to divide"
-    assert Counter(made.folds.tolist()) == {0: 2 * 3 * people // (2 if people == 2 else 2), 1: 3 * people}
+    assert Counter(made.folds.tolist()) == {0: 6 * people, 1: 6 * people}
 
 
 def test_all_pairs_are_used_where_the_limit_allows_and_no_more_than_balance():
