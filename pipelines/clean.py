@@ -81,10 +81,10 @@ def plan(root: Root, keep: int, everything: bool = False) -> Plan:
         status = "interrupted" if record.status == "running" else record.status
         items.append(Item(folder, f"run, {status}", size(folder), kept.get(folder, "")))
     going = {item.path for item in items if not item.kept}
-    if root.scratch.is_dir() and any(root.scratch.iterdir()):
+    if root.scratch.is_dir() and (bytes_of_scratch := size(root.scratch)):
         unfinished = bool(kept) and next(reversed(records.values())).status != "finished"
         reason = "the newest run did not finish and may go on from it" if unfinished else ""
-        items.append(Item(root.scratch, "partial downloads, checkpoints", size(root.scratch), reason))
+        items.append(Item(root.scratch, "partial downloads, checkpoints", bytes_of_scratch, reason))
     entries = list(root.entries())
     forgotten = [
         entry
@@ -132,7 +132,7 @@ def clean(folder: Path, console: Console, *, keep: int, everything: bool, dry_ru
             item.path.rename(aside)  # so that a removal that is cut short leaves nothing that looks like a run
             _remove(aside)
         if everything:
-            _remove(root.cache)
+            root.forget()
         else:
             root.remove_dead_entries()
         console.print(f"Removed {readable_bytes(sum(item.bytes for item in found.going))}.")

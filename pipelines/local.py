@@ -102,8 +102,6 @@ def run(options: Options, console: Console) -> int:
     Raises:
         FaceflowError: Something is wrong that can be known before the start.
     """
-    from faceflow.pipelines import summary
-
     preset = parameters.load(parameters.find(options.preset))
     with tempfile.TemporaryDirectory(prefix="faceflow-") as folder:
         compiled = Path(folder) / "pipeline.yaml"
@@ -131,6 +129,8 @@ def run(options: Options, console: Console) -> int:
     if outcome.status:
         _tell_failure(outcome, console)
     else:
+        from faceflow.pipelines import summary  # what it needs would only weigh on the process that executes
+
         summary.show(outcome, console)
     return outcome.status
 
@@ -208,8 +208,8 @@ def run_compiled(
             root.remove_dead_entries()
         now = time.monotonic()
         board.end(now, interrupted=bool(stopped))
-        view.end(board, now)
         problems = [] if stopped else _problems(board, ended_well)
+        view.end(board, now)
         record.seconds = round(now - begun, 1)
         record.status = "interrupted" if stopped else "failed" if problems else "finished"
         for row in board.rows.values():

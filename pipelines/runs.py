@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -202,6 +203,13 @@ class Root:
             for name, (kind, path) in artifacts.items():
                 wrong = wrong or defect(name, kind, path)
             yield CacheEntry(file, {name: path for name, (_, path) in artifacts.items()}, wrong)
+
+    def forget(self) -> None:
+        """Remove the cache and, where nothing else is left in it, the folder."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        if [path.name for path in self.path.iterdir()] == [_MARKER]:
+            shutil.rmtree(self.path)
 
     def remove_dead_entries(self) -> int:
         """Remove the entries that must not be used again, and say how many there were."""

@@ -129,31 +129,28 @@ def _dataset_table(summary: Summary) -> Table:
 
 
 def _fars(summary: Summary) -> list[float]:
-    """The false accept rates to show: those that every set has, the largest first."""
-    of_each = [{point["far"] for point in each.get("tar_at_far", [])} for each in summary.scores]
+    """The false accept rates to show: those that every set has enough pairs for, the largest first."""
+    of_each = [{point["far"] for point in each["tar_at_far"]} for each in summary.scores]
     return sorted(set.intersection(*of_each), reverse=True)[:_FAR_SHOWN] if of_each else []
 
 
-def _percent(value: Any, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f} %" if isinstance(value, int | float) else "n/a"
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def _score_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     fars = _fars(summary)
-    baselines = sorted({name for each in summary.scores for name in each.get("baselines", {})})
+    baselines = sorted({name for each in summary.scores for name in each["baselines"]})
     columns = ["Evaluation set", "Pairs", "Folds", "Accuracy"]
     columns += [f"TAR@FAR={far:g}" for far in fars] + [name.replace("_", " ") for name in baselines]
     rows = []
     for each in summary.scores:
-        deviation = each.get("accuracy_std")
-        accuracy = _percent(each.get("accuracy"))
-        if isinstance(deviation, int | float):
-            accuracy = f"{100 * each['accuracy']:.1f} ± {100 * deviation:.1f} %"
-        tar = {point["far"]: point["tar"] for point in each.get("tar_at_far", [])}
+        tar = {point["far"]: point["tar"] for point in each["tar_at_far"]}
+        accuracy = f"{100 * each['accuracy']:.1f} ± {100 * each['accuracy_std']:.1f} %"
+        row = [each["name"], f"{each['pairs']:,}", str(each["folds"]), accuracy]
+        row += [_percent(tar[far]) for far in fars]
         rows.append(
-            [str(each.get("name", "")), f"{each.get('pairs', 0):,}", str(each.get("folds", "")), accuracy]
-            + [_percent(tar[far]) for far in fars]
-            + [_percent(each.get("baselines", {}).get(name)) for name in baselines]
+            row + [_percent(each["baselines"][name]) if name in each["baselines"] else "" for name in baselines]
         )
     return columns, rows
 
@@ -173,8 +170,9 @@ def write_report(outcome: Outcome, summary: Summary) -> None:
     """Join the stages' reports into the run's one page, headline numbers first."""
     columns, rows = _score_rows(summary)
     facts: dict[str, Any] = {}
-    for row in rows[:2]:
-        facts[f"Accuracy on {row[0]}" if len(rows) > 1 else "Accuracy"] = row[3].replace(" ", "\N{NO-BREAK SPACE}")
+    for each in summary.scores[:2]:
+        of_set = f" on {each['name']}" if len(summary.scores) > 1 else ""
+        facts[f"Accuracy{of_set}, ± {100 * each['accuracy_std']:.1f}"] = _percent(each["accuracy"])
     if summary.scores and (fars := _fars(summary)):
         facts[f"TAR@FAR={fars[-1]:g}"] = rows[0][4 + len(fars) - 1]
     if summary.datasets:

@@ -40,12 +40,26 @@ def _network() -> Any:
     with holding_back_native_chatter():
         import tensorflow
         from mtcnn import MTCNN
+        from mtcnn.utils import bboxes
 
         try:
             tensorflow.config.set_visible_devices([], "GPU")
         except RuntimeError:  # another part of this process uses TensorFlow already
             _log.debug("TensorFlow is running already: its devices stay as they are")
+        bboxes.sort_by_scores = _sorted_by_scores
         return MTCNN(device="CPU:0")
+
+
+def _sorted_by_scores(
+    boxes: NDArray[np.float64], scores: NDArray[np.float64], ascending: bool = True
+) -> NDArray[np.float64]:
+    """Order boxes by score, equal scores by place.
+
+    Takes the place of the package's own function, which leaves equal scores in any order: as many scores are exactly 1,
+    the box that survives suppression, and with it the landmarks, would hang on the other images of the batch.
+    """
+    order: NDArray[np.intp] = np.argsort(scores if ascending else -scores, kind="stable")
+    return boxes[order]
 
 
 def detect(images: Sequence[Image], min_score: float, longest_side: int) -> list[list[Face]]:

@@ -96,7 +96,7 @@ def test_a_truncated_dataset_is_not_taken_from_the_cache(tmp_path):
     [
         ("typed", "ada is not there. Look for it elsewhere.", True),
         ("bug", "ZeroDivisionError: by nothing", False),
-        ("killed", "it ended with an error", False),
+        ("killed", "it was killed, perhaps for want of memory", False),
     ],
 )
 def test_a_failing_stage_is_named_with_its_error(small, run, fail, message, expected):

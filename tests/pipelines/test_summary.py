@@ -108,7 +108,7 @@ def test_the_table_and_the_report(outcome):
     assert f"Report: {outcome.run.report}" in said
     assert "Finished in 1 min 15 s, 4 of 4 stages from the cache." in said
     page = outcome.run.report.read_text()
-    order = ("91.2 ± 1.2 %", "Of street", "Of lab", "Ten folds", "The run")
+    order = ("Accuracy, ± 1.2", "91.2 ± 1.2 %", "Of street", "Of lab", "Ten folds", "The run")
     assert sorted(order, key=page.index) == list(order)
     assert "<td>seed</td>" in page
 

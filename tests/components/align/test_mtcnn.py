@@ -33,7 +33,7 @@ def error(found, wanted):
 
 
 def test_detections_are_those_of_the_package_image_by_image(faces):
-    images = [face.image for face in faces] + [faces[0].image[:200], faces[1].image[:200]]
+    images = [face.image for face in faces[:5]] + [np.hstack([faces[0].image, faces[1].image])]
     for image, found in zip(images, detect(images, min_score=0.0), strict=True):
         alone = mtcnn._network().detect_faces(image)
         assert len(found) == len(alone) >= 1
@@ -47,10 +47,22 @@ def test_detections_are_those_of_the_package_image_by_image(faces):
             assert ours.score == pytest.approx(theirs["confidence"], abs=1e-4)
 
 
+def test_a_detection_does_not_hang_on_the_other_images_of_its_batch(faces):
+    images = [face.image[:200] for face in faces]  # cut at the chin: many candidates, and many of one score
+    together = mtcnn._detect(images, 1024, 0.0)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = mtcnn._detect([image], 1024, 0.0)
+        assert len(alone) == len(found)
+        for one, other in zip(alone, found, strict=True):
+            np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-3)
+            np.testing.assert_allclose(one.box, other.box, atol=1e-3)
+    assert sum(map(bool, together)) >= len(faces) // 2
+
+
 def test_landmarks_are_near_the_true_ones_at_any_size(faces):
-    for size in (60, 112, 250, 700):
+    for size in (60, 112, 250, 500):
         images, wanted = [], []
-        for face in faces:
+        for face in faces[: 2_000 // size]:
             scale = size / 250
             method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             images.append(cv2.resize(face.image, (size, size), interpolation=method))
