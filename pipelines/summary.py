@@ -119,12 +119,13 @@ def _dataset_rows(summary: Summary) -> Iterator[tuple[str, int, int, int, str]]:
 
 def _dataset_table(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, title_justify="left")
-    table.add_column("Data", no_wrap=True)
+    table.add_column("Data")
     for heading in ("Identities", "Images in", "Images out"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Dropped", overflow="fold")
     for title, *counts, reasons in _dataset_rows(summary):
-        table.add_row(Text(str(title)), *(f"{count:,}" for count in counts), Text(str(reasons)))
+        table.add_row(Text(str(title)), *(f"{count:,}" for count in counts))
+        if reasons:  # on a line of its own: beside the counts it would not fit a narrow terminal
+            table.add_row(Text(f"  dropped: {reasons}", "yellow"))
     return table
 
 
@@ -156,13 +157,13 @@ def _score_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 
 def _score_table(summary: Summary) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     columns, rows = _score_rows(summary)
-    for index, column in enumerate(columns):
-        style = "bold green" if column == "Accuracy" else ""
-        table.add_column(column, justify="right" if index else "left", no_wrap=not index, style=style)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column(columns[0])
+    for name, *_ in rows:
+        table.add_column(name, justify="right")
+    for index, column in enumerate(columns[1:], start=1):
+        table.add_row(column, *(Text(row[index]) for row in rows), style="bold green" if column == "Accuracy" else "")
     return table
 
 

@@ -118,7 +118,7 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
 
         Args:
             sources: What to train on: a list of sources, each an object with a ``kind`` and that kind's fields. See
-                docs/sources.md.
+                components/probe/README.md.
             evaluate_sources: What to score on: a list of sources that bring pairs, such as LFW;
                 ``[{"kind": "held_out"}]`` scores identities that ``augment_holdout_fraction`` keeps from training.
             seed: Feeds every random choice.

@@ -102,7 +102,7 @@ def _curves(report: Report, history: Sequence[dict[str, Any]]) -> None:
             axes.set_ylim(0, 1.02)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_yscale("log")  # validation begins far above: batch statistics take an epoch or two to settle
         _finish(axes, epochs, switch, heading.lower())
         axes.legend()
         note = "" if percent else "The two heads' losses are not comparable: ArcFace's has margin and scale in it."
@@ -148,11 +148,18 @@ def _finish(axes: Axes, epochs: Sequence[int], switch: float | None, label: str)
 
 def _epochs(history: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     validated = "validation_accuracy" in history[-1]
-    columns = ["epoch", "head", "loss", "accuracy", *(["validation"] if validated else []), "learning rate", "images/s"]
+    columns = ["epoch", "head", "loss", "accuracy", *(["validation"] if validated else []), "rate", "images/s"]
     rows = []
     for row in history:
         accuracies = [f"{row['accuracy']:.1%}"] + ([f"{row['validation_accuracy']:.1%}"] if validated else [])
         rows.append(
-            [row["epoch"], row["head"], row["loss"], *accuracies, row["learning_rate"], round(row["images_per_second"])]
+            [
+                row["epoch"],
+                row["head"],
+                row["loss"],
+                *accuracies,
+                f"{row['learning_rate']:.2g}",
+                round(row["images_per_second"]),
+            ]
         )
     return columns, rows
