@@ -48,6 +48,10 @@ def settings_table(stage: str) -> str:
     return "\n".join(rows)
 
 
+def _plain_number(text: str) -> float | int:
+    return int(float(text)) if float(text).is_integer() else float(text)
+
+
 def parameters_table() -> str:
     """A Markdown table of the training pipeline's parameters, from its compiled form."""
     from google.protobuf import json_format
@@ -57,9 +61,10 @@ def parameters_table() -> str:
     spec = json_format.MessageToDict(create_pipeline().pipeline_spec)
     rows = [_row("parameter", "type", "default", "meaning"), _row(*["---"] * 4)]
     for name, told in sorted(spec["root"]["inputDefinitions"]["parameters"].items()):
-        default = json.dumps(told["defaultValue"])
+        # Protobuf knows no whole numbers, and keeps a map's entries in no order.
+        default = json.dumps(json.loads(json.dumps(told["defaultValue"]), parse_float=_plain_number), sort_keys=True)
         shown = f"`{default}`" if len(default) <= 160 else "the synthetic demo"
-        rows.append(_row(f"`{name}`", _KINDS[told["parameterType"]], shown, told["description"]))
+        rows.append(_row(f"`{name}`", _KINDS[told["parameterType"]], shown, told["description"].replace("``", "`")))
     return "\n".join(rows)
 
 
