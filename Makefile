@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Runs a command in the environment whatever the shell has active.
 RUN := env -u PYTHONPATH PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: help demo test lint bench images compile lock test-containers clean
+.PHONY: help demo test lint bench images compile lock docs test-containers clean
 
 help:  ## lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 18
@@ -91,6 +91,9 @@ lock:  ## writes the lock files from setup.cfg and docker/*.in (UPGRADE=1: newes
 	$(IMAGE_LOCK) docker/tensorflow.in docker/train.in -o docker/train.lock
 	$(IMAGE_LOCK) docker/tensorflow-gpu.in -o docker/tensorflow-gpu.lock
 	$(IMAGE_LOCK) docker/tensorflow-gpu.in docker/train.in -o docker/train-gpu.lock
+
+docs: $(READY)  ## writes the generated tables of the READMEs and docs/
+	$(RUN) python -m faceflow.pipelines.docs
 
 clean:  ## removes the environment, builds and caches of tools (runs and their caches: faceflow clean)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

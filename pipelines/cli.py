@@ -158,7 +158,7 @@ def _one_or_range(ctx: click.Context, param: click.Parameter, value: str) -> int
     help="Images of each identity.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same bytes.")
-@click.option("--size-px", type=click.IntRange(min=32), help="Width and height; otherwise those of the real data set.")
+@click.option("--size-px", type=click.IntRange(64, 512), help="Width and height; otherwise those of the real data set.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that render.")
 def synthesize(
     layout: str,

@@ -84,10 +84,13 @@ def main(check: bool) -> None:
     places.append((ROOT / "docs" / "parameters.md", "parameters", parameters_table()))
     stale = []
     for path, mark, table in places:
+        name = str(path.relative_to(ROOT))
+        if not path.exists():
+            raise click.ClickException(f"{name} is missing: write it, with the marks of its generated table.")
         text = path.read_text(encoding="utf-8")
-        wanted = _replaced(text, mark, table, str(path.relative_to(ROOT)))
+        wanted = _replaced(text, mark, table, name)
         if wanted != text:
-            stale.append(str(path.relative_to(ROOT)))
+            stale.append(name)
             if not check:
                 path.write_text(wanted, encoding="utf-8")
     if check and stale:

@@ -55,6 +55,8 @@ def read(board: Board) -> Summary:
                 for name, path in outputs.items()
                 if row.stage.artifacts.get(name) == "system.Dataset" and Path(path).is_dir()
             ]
+            if datasets and not any(dataset.manifest.images_in for _, dataset in datasets):
+                continue  # nothing went through: the place of identities that augment holds out
             source = _source([dataset for _, dataset in datasets], origins) if row.expected > 1 else ""
             title = f"{row.stage.title}: {source}" if source else row.stage.title
             for name, dataset in datasets:

@@ -186,8 +186,8 @@ class Synthetic(Source):
         few, many = self.images_range
         if not 1 <= few <= many:
             raise self._wrong("images_per_identity", "must be at least 1, or [fewest, most]")
-        if self.size_px is not None and self.size_px < 1:
-            raise self._wrong("size_px", "must be positive, or null for the real set's")
+        if self.size_px is not None and not 64 <= self.size_px <= 512:
+            raise self._wrong("size_px", "must be 64 to 512, or null for the real set's")
 
     @property
     def images_range(self) -> tuple[int, int]:

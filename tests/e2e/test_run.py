@@ -98,18 +98,14 @@ def test_a_first_run_executes_every_stage_and_ends_with_scores_and_a_report(plac
 
 
 def test_no_image_is_lost_between_the_stages(place, first):
-    raw, aligned, augmented = (
-        json.loads(next(iter(artifacts(place, f"{name}/manifest.json"))).read_text())
-        for name in ("raw_faces", "faces", "augmented_faces")
-    )
-    assert aligned["images_in"] == sum(
-        json.loads(path.read_text())["images"]
-        for path in artifacts(place, "raw_faces/manifest.json")
-        if json.loads(path.read_text())["images"] == aligned["images_in"]
-    )
-    for manifest in (raw, aligned, augmented):
-        kept = manifest["images_in"] - sum(manifest["drops"].values())
-        assert manifest["variants"][""] == kept
+    def manifests(name):
+        return [json.loads(path.read_text()) for path in artifacts(place, f"{name}/manifest.json")]
+
+    raw, aligned, augmented = manifests("raw_faces"), manifests("faces"), manifests("augmented_faces")
+    assert sorted(each["images_in"] for each in aligned) == sorted(each["images"] for each in raw)
+    assert augmented[0]["images_in"] in [each["images"] for each in aligned]
+    for manifest in raw + aligned + augmented:
+        assert manifest["variants"][""] == manifest["images_in"] - sum(manifest["drops"].values())
 
 
 def test_a_second_run_is_answered_from_the_cache(place, first):
@@ -127,13 +123,8 @@ def test_rerunning_one_stage_executes_it_and_what_depends_on_it(place, first):
     assert {stage for stage, state in found.items() if state == "cached"} == {
         "Download source", "Download evaluation set", "Align source", "Align evaluation set", "Augment by identity"
     }  # fmt: skip
-
-
-def test_equal_inputs_gave_equal_shards(place, first):
-    faceflow("run", "tiny.yaml", "--set", "rerun_pack=3", cwd=place)
-    labels = artifacts(place, "packed/labels.csv")
-    digests = {tuple(sorted(path.parent.glob("train/*.tfrecord"))[0].read_bytes() for _ in (0,)) for path in labels}
-    assert len(labels) >= 2 and len(digests) == 1
+    shards = artifacts(place, "packed/train/faces-00000-of-00001.tfrecord")
+    assert len(shards) == 2 and shards[0].read_bytes() == shards[1].read_bytes()
 
 
 def test_a_folder_of_ones_own_is_scored_on_identities_that_were_held_out(place):
@@ -150,7 +141,7 @@ def test_a_folder_of_ones_own_is_scored_on_identities_that_were_held_out(place):
         "run", "folder", "--source", photos, "--set", "train_epochs=1", "--set", "train_input_size_px=32",
         "--set", "train_options={softmax_epochs: 1}", cwd=place,
     )  # fmt: skip
-    assert "not_an_image" in printed
+    assert "not an image 1" in printed
     scores = json.loads(max(artifacts(place, "scores"), key=os.path.getmtime).read_text())["sets"]
     assert len(scores) == 1 and scores[0]["identities"] == 2 and scores[0]["folds_note"]
     trained = max(artifacts(place, "packed/labels.csv"), key=os.path.getmtime)
