@@ -51,7 +51,7 @@ DEMO_POLICY = (
     "n > 50: sample(50) | n > 35: keep | n > 20: keep, opening | "
     "n > 5: keep, opening, gaussian_noise, salt_pepper | drop"
 )
-DEMO_TRAIN_OPTIONS: dict[str, Any] = {"softmax_epochs": 4, "margin": 0.2, "scale": 32.0}
+DEMO_TRAIN_OPTIONS: dict[str, Any] = {"softmax_fraction": 0.25, "margin": 0.2, "scale": 32.0}
 
 
 def create_pipeline(registry: str | None = None, scratch_pvc: str | None = None, gpu: bool = False) -> Any:

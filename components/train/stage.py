@@ -37,7 +37,12 @@ class Settings(StageSettings):
     )
     embedding_size: int = setting(128, "Values of an embedding.", minimum=2, maximum=4096)
     seed: int = setting(0, "Seeds the weights, the order of the images and their mirroring.", minimum=0)
-    softmax_epochs: int = setting(2, "Epochs under a plain softmax before ArcFace.", minimum=0)
+    softmax_fraction: float = setting(
+        0.1,
+        "Fraction of the epochs, rounded but at least one, under a plain softmax before ArcFace; 0 for none.",
+        minimum=0,
+        maximum=1,
+    )
     margin: float = setting(0.5, "ArcFace's angular margin, radians.", minimum=0, maximum=1.5)
     scale: float = setting(64.0, "ArcFace's factor on the cosines; less suits few identities.", minimum=1, maximum=256)
     optimizer: str = setting("sgd", "sgd (with momentum) or adamw.", choices=("sgd", "adamw"))
@@ -67,10 +72,6 @@ class Settings(StageSettings):
             SettingsError: A value is not allowed.
         """
         super().__post_init__()
-        if self.softmax_epochs > self.epochs:
-            raise SettingsError(
-                f"setting 'softmax_epochs' is {self.softmax_epochs}, but must be at most epochs, {self.epochs}."
-            )
         if self.warmup_epochs > self.epochs:
             raise SettingsError(
                 f"setting 'warmup_epochs' is {self.warmup_epochs:g}, but must be at most epochs, {self.epochs}."

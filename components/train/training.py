@@ -51,9 +51,9 @@ class Phase:
     last: int
 
 
-def plan(epochs: int, softmax_epochs: int) -> list[Phase]:
+def plan(epochs: int, softmax_fraction: float) -> list[Phase]:
     """The phases of a training, in order; a phase without epochs is left out."""
-    warm = min(softmax_epochs, epochs)
+    warm = max(1, round(softmax_fraction * epochs)) if softmax_fraction else 0
     return [phase for phase in (Phase("softmax", 0, warm), Phase("arcface", warm, epochs)) if phase.last > phase.first]
 
 
@@ -109,7 +109,7 @@ def train(
     state = checkpoints.load()
     history: list[dict[str, Any]] = []
     resumed_from, kernel = 0, None
-    for index, phase in enumerate(plan(settings.epochs, settings.softmax_epochs)):
+    for index, phase in enumerate(plan(settings.epochs, settings.softmax_fraction)):
         if state is not None and index < state.phase:
             continue
         with devices.strategy.scope():
@@ -311,7 +311,7 @@ class EpochWatch(keras.callbacks.Callback):
         since = batch // CHECK_EVERY * CHECK_EVERY + 1
         remedy = f"lower learning_rate (it is {self.settings.learning_rate:g}) or lengthen warmup_epochs"
         if self.phase.head == "arcface":
-            remedy += f", raise softmax_epochs (it is {self.settings.softmax_epochs}), or lower margin or scale"
+            remedy += f", raise softmax_fraction (it is {self.settings.softmax_fraction:g}), or lower margin or scale"
         if self.settings.precision == "mixed_float16":
             remedy += ", or use precision mixed_bfloat16 or float32"
         return (

@@ -30,7 +30,7 @@ def outputs_in(folder):
     return stage.Outputs(folder / "model", folder / "metrics.json", folder / "report.html", folder / "scratch")
 
 
-REAL = {"epochs": 4, "softmax_epochs": 0, "batch_size": 16, "width": 0.1, "input_size_px": 32, "embedding_size": 16}
+REAL = {"epochs": 4, "softmax_fraction": 0.0, "batch_size": 16, "width": 0.1, "input_size_px": 32, "embedding_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ class Run:
 
     def __init__(self, packed, scratch, *, head="arcface", bad_weights=False, **changes):
         keras.utils.set_random_seed(7)
-        given = {"epochs": EPOCHS, "softmax_epochs": 0, "batch_size": BATCH, "learning_rate": 0.05, "scale": 16.0}
+        given = {"epochs": EPOCHS, "softmax_fraction": 0.0, "batch_size": BATCH, "learning_rate": 0.05, "scale": 16.0}
         self.settings = stage.Settings(**given | changes)
         self.dataset = Dataset(packed / "train")
         self.phase = Phase(head, 0, EPOCHS)
@@ -180,7 +180,7 @@ def train_tiny(packed, scratch, stop_at=None, caught=None, **changes):
                 raise KeyboardInterrupt
 
     settings = stage.Settings(
-        **{"epochs": 4, "softmax_epochs": 2, "batch_size": 16, "input_size_px": 28, "scale": 16.0} | changes
+        **{"epochs": 4, "softmax_fraction": 0.5, "batch_size": 16, "input_size_px": 28, "scale": 16.0} | changes
     )
     log, handler = logging.getLogger("faceflow.train"), Interrupt()
     log.addHandler(handler)
@@ -264,7 +264,7 @@ def test_xla_is_left_off_on_a_cpu_unless_asked_for():
     assert devices.choose("auto", 8).description == "CPU"
 
 
-@pytest.mark.parametrize(("head", "remedy"), [("arcface", "softmax_epochs"), ("softmax", "warmup_epochs")])
+@pytest.mark.parametrize(("head", "remedy"), [("arcface", "softmax_fraction"), ("softmax", "warmup_epochs")])
 def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_is_not_kept(packed, tmp_path, head, remedy):
     run = Run(packed, tmp_path, head=head, bad_weights=True)
     with pytest.raises(
@@ -313,9 +313,11 @@ def test_without_scratch_nothing_is_kept(packed):
 
 
 def test_the_phases_share_out_the_epochs():
-    assert plan(6, 2) == [Phase("softmax", 0, 2), Phase("arcface", 2, 6)]
-    assert plan(6, 0) == [Phase("arcface", 0, 6)]
-    assert plan(6, 6) == [Phase("softmax", 0, 6)]
+    assert plan(6, 1 / 3) == [Phase("softmax", 0, 2), Phase("arcface", 2, 6)]
+    assert plan(6, 0.0) == [Phase("arcface", 0, 6)]
+    assert plan(6, 1.0) == [Phase("softmax", 0, 6)]
+    assert plan(3, 0.1) == [Phase("softmax", 0, 1), Phase("arcface", 1, 3)]
+    assert plan(1, 0.1) == [Phase("softmax", 0, 1)]
 
 
 # ---- settings
@@ -325,7 +327,7 @@ def test_the_phases_share_out_the_epochs():
     ("changes", "told"),
     [
         ({"epochs": 0}, "'epochs' is 0.*at least 1"),
-        ({"epochs": 3, "softmax_epochs": 4}, "'softmax_epochs' is 4.*at most epochs, 3"),
+        ({"softmax_fraction": 1.5}, "'softmax_fraction' is 1.5, but must be at most 1"),
         ({"epochs": 3, "warmup_epochs": 3.5}, "'warmup_epochs' is 3.5"),
         ({"decay_steps": [0.5, 0.4]}, "'decay_steps'.*rising"),
         ({"decay_steps": [1.5]}, "'decay_steps'.*between 0 and 1"),
