@@ -17,9 +17,9 @@ from typing import get_type_hints
 import click
 
 from faceflow.components.common.settings import constraint_of
+from faceflow.pipelines.images import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("probe", "download", "align", "augment", "pack", "train", "evaluate")
 _KINDS = {"NUMBER_INTEGER": "int", "NUMBER_DOUBLE": "float", "STRING": "text", "LIST": "list", "STRUCT": "object"}
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from faceflow.components.common.errors import SettingsError
+from faceflow.pipelines.images import STAGES
 from faceflow.pipelines.spec import Parameter, Pipeline
 
 PRESETS = Path(__file__).parent / "presets"
@@ -230,3 +232,29 @@ def _inner(name: str, value: Any) -> Any:
     if isinstance(value, dict | list):
         return _plain(name, value)
     raise SettingsError(f"parameter '{name}' holds {value!r}, a {type(value).__name__}: write it in quotes.")
+
+
+def check_settings(arguments: Mapping[str, Any]) -> None:
+    """Build every stage's settings, as the stages will, so that a bad one is told before hours of work and not after.
+
+    Args:
+        arguments: A run's parameters; ``<stage>_<setting>``, ``<stage>_options`` and ``seed`` are looked at.
+
+    Raises:
+        SettingsError: A stage refuses its settings; the message names the stage.
+    """
+    for stage in STAGES:
+        named = {
+            name.removeprefix(f"{stage}_"): value for name, value in arguments.items() if name.startswith(f"{stage}_")
+        }
+        if not named:
+            continue
+        settings = importlib.import_module(f"faceflow.components.{stage}.stage").Settings
+        known = {item.name for item in fields(settings)}
+        if "seed" in known and "seed" in arguments:
+            named["seed"] = arguments["seed"]
+        options = named.pop("options", {})
+        try:
+            settings.build(options, **{name: value for name, value in named.items() if name in known})
+        except SettingsError as error:
+            raise SettingsError(f"{stage}: {error}") from error

@@ -62,6 +62,8 @@ class Engine:
             RuntimeError: Anything else that went wrong, as the runner tells it.
             KeyboardInterrupt: Ctrl-C was pressed; likewise SystemExit for a termination.
         """
+        # Beam logs the traceback of whatever fails and raises it as well: once is enough.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         beam = _import_beam()
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -72,8 +74,6 @@ class Engine:
         if self.runner == "FnApiRunner" and self.workers > 1:
             width = min(self.workers, len(todo))
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={width}"]
-        # Beam logs the traceback of whatever fails and raises it as well: once is enough.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         try:
             with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
                 # Shuffling first lets the runner spread the elements over its workers.
@@ -88,7 +88,7 @@ class Engine:
 
 
 def _import_beam() -> Any:
-    """Import Beam, without its warning that its Google Cloud clients are not installed: nothing here needs them."""
+    """Import Beam, without its notices that Google Cloud clients are not installed: nothing here needs them."""
 
     def other(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("apitools not found")

@@ -129,3 +129,27 @@ def test_an_unknown_preset_is_named_with_those_there_are():
 def test_a_preset_in_text_needs_quotes():
     with pytest.raises(SettingsError, match="must be text .write it in quotes: '2'"):
         parameters.arguments({"rerun_align": 2}, PIPELINE)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"augment_policy": "keep, foo"}, r"augment: .*'policy'.*'foo' is not an operation"),
+        ({"align_template": "arcface"}, r"align: setting 'template' is 'arcface'"),
+        ({"train_options": {"margn": 0.3}}, r"train: unknown setting 'margn'.*did you mean 'margin'"),
+        ({"pack_validation_fraction": 0.9}, r"pack: setting 'validation_fraction' is 0.9"),
+        ({"evaluate_options": {}, "seed": -1}, r"evaluate: setting 'seed' is -1"),
+    ],
+)
+def test_a_stage_s_bad_setting_is_told_before_the_start(given, words):
+    with pytest.raises(SettingsError, match=words):
+        parameters.check_settings(given)
+
+
+def test_the_pipeline_s_own_defaults_pass():
+    from google.protobuf import json_format
+
+    from faceflow.pipelines.training import create_pipeline
+
+    inputs = json_format.MessageToDict(create_pipeline().pipeline_spec)["root"]["inputDefinitions"]["parameters"]
+    parameters.check_settings({name: told["defaultValue"] for name, told in inputs.items()})

@@ -70,7 +70,8 @@ def test_nothing_to_do_is_nothing_done():
 
 def test_beam_is_imported_without_a_word():
     code = (
-        "import sys; sys.modules['apitools'] = None\n"
+        "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
+        "sys.modules['apitools'] = sys.modules['google.cloud.bigquery_storage_v1'] = None\n"
         "from faceflow.components.common.engine import Engine\n"
         "Engine().map(len, ['a'], 'measure')\n"
     )
