@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import shlex
 import signal
@@ -192,15 +193,19 @@ class _Output(io.TextIOBase):
         self._events.send("said", stage=stage, line=line)
 
 
+def main() -> None:
+    """The child process: it is told what to do on standard input, by the parent that started it."""
+    execute(*pickle.load(sys.stdin.buffer))
+
+
 def execute(job: Job, channel: int, alive: int) -> None:
-    """Run a pipeline to its end; the body of the child process.
+    """Run a pipeline to its end, in a process and a session of its own.
 
     Args:
         job: The pipeline.
         channel: File descriptor that events are written to.
         alive: File descriptor that reads end-of-file when the parent is gone.
     """
-    os.setsid()
     os.chdir(job.artifacts)
     events = _Events(channel, job.log)
 

@@ -7,15 +7,17 @@ wrong (kfp 2.17.0) is refused before the start, or found out by looking at the o
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import pickle
 import selectors
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -274,28 +276,32 @@ def _watch(job: execution.Job, board: Board, view: View, verbose: bool, stop_too
     """
     ours, theirs = os.pipe()
     alive, dead = os.pipe()
-    # A fork has kfp imported already, which takes seconds; this process has no other threads yet.
-    child = multiprocessing.get_context("fork").Process(target=_child, args=(job, theirs, alive, (ours, dead)))
+    # Not a fork, though that would have kfp imported already: libraries' threads hold locks that a fork never frees.
+    code = "from faceflow.pipelines import execution; execution.main()"
     with _signals():
-        child.start()
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            stdin=subprocess.PIPE,
+            pass_fds=(theirs, alive),
+            start_new_session=True,
+        )
         os.close(theirs)
         os.close(alive)
         view.begin(board)
         try:
+            with suppress(BrokenPipeError):  # it ended at once; what it had to say is on standard error
+                assert child.stdin is not None
+                with child.stdin as told:
+                    pickle.dump((job, theirs, alive), told)
             return _follow(ours, board, view, verbose)
         except _Stopped:
-            _stop(child.pid or 0, board, view, stop_too)
+            _stop(child.pid, board, view, stop_too)
             raise
         finally:
             os.close(dead)  # without its parent the child ends itself, and all that it started
-            child.join(_GRACE_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE_SECONDS)
             os.close(ours)
-
-
-def _child(job: execution.Job, channel: int, alive: int, of_the_parent: tuple[int, int]) -> None:
-    for descriptor in of_the_parent:
-        os.close(descriptor)
-    execution.execute(job, channel, alive)
 
 
 def _follow(channel: int, board: Board, view: View, verbose: bool) -> bool:

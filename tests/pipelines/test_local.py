@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -263,3 +264,10 @@ def test_stages_do_not_outlive_a_killed_run(small, tmp_path):
     while sleeping(tmp_path) and time.monotonic() < until:
         time.sleep(0.1)
     assert sleeping(tmp_path) == []
+
+
+def test_a_lock_that_another_thread_holds_does_not_stop_a_run(small, run):
+    """A forked process would wait for this lock for ever: the thread that could free it is not in the fork."""
+    tempfile.gettempdir()
+    with tempfile._once_lock:
+        assert run(small).status == 0
