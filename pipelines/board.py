@@ -76,7 +76,9 @@ class Row:
             return "interrupted"
         if self.done + self.cached >= self.expected:
             return "done" if self.done else "cached"
-        return "not reached" if self.over else "waiting"
+        if self.over:
+            return "not reached"
+        return "running" if self.done + self.cached else "waiting"  # between two entries of a loop
 
     def seconds(self, now: float) -> float:
         """Seconds during which at least one of its runs was going on."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceflow.components.common.errors import DatasetError
+from faceflow.components.common.layout import LABELS_NAME
 from faceflow.components.common.logs import holding_back_native_chatter
 from faceflow.components.common.storage import write_atomically
 
@@ -59,7 +60,7 @@ class ModelContract:
     resizing: str = RESIZING
     normalised: bool = False
     model_file: str = "model.keras"
-    labels_file: str = "labels.csv"
+    labels_file: str = LABELS_NAME
     schema_version: int = SCHEMA_VERSION
 
     def write(self, directory: Path) -> None:

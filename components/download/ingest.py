@@ -12,6 +12,7 @@ from faceflow.components.common import images
 from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.errors import ImageError, SourceError
 from faceflow.components.common.geometry import TEMPLATES
+from faceflow.components.common.layout import PAIRS_COLUMNS, PAIRS_NAME
 from faceflow.components.common.ledger import Reason
 from faceflow.components.common.locations import require_several
 from faceflow.components.common.logs import progress
@@ -23,7 +24,6 @@ from faceflow.components.download.items import Item, Reader
 from faceflow.components.download.tables import NameSet
 
 STAGE = "download"
-PAIRS_NAME = "pairs.csv"
 _log = logging.getLogger("faceflow.download")
 
 
@@ -173,7 +173,7 @@ class Ingest:
         path = self._directory / PAIRS_NAME
         with open(path, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["key_a", "key_b", "same", "fold"])
+            rows.writerow(PAIRS_COLUMNS)
             for pair in reader.pairs():
                 for image in (pair.first, pair.second):
                     if image not in self._kept:

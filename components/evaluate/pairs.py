@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.hashing import generator, stable_hash
+from faceflow.components.common.layout import PAIRS_COLUMNS
 
-PAIRS_NAME = "pairs.csv"
-_COLUMNS = ("key_a", "key_b", "same", "fold")
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -55,8 +54,8 @@ def read_pairs(path: Path) -> Pairs:
     keys, same, folds = [], [], []
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        if not set(_COLUMNS) <= set(rows.fieldnames or ()):
-            raise DatasetError(f"{path} must begin with the header {','.join(_COLUMNS)}: download the set again.")
+        if not set(PAIRS_COLUMNS) <= set(rows.fieldnames or ()):
+            raise DatasetError(f"{path} must begin with the header {','.join(PAIRS_COLUMNS)}: download the set again.")
         for row in rows:
             truth = _TRUTH.get((row["same"] or "").lower())
             try:
@@ -65,8 +64,8 @@ def read_pairs(path: Path) -> Pairs:
                 fold = None
             if truth is None or fold is None or not row["key_a"] or not row["key_b"]:
                 raise DatasetError(
-                    f"{path}, line {rows.line_num}: {[row[name] for name in _COLUMNS]} is no pair, it needs two keys, "
-                    "same as 0 or 1, and a fold's number: download the set again."
+                    f"{path}, line {rows.line_num}: {[row[name] for name in PAIRS_COLUMNS]} is no pair, it needs two "
+                    "keys, same as 0 or 1, and a fold's number: download the set again."
                 )
             keys.append((row["key_a"], row["key_b"]))
             same.append(truth)

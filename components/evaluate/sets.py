@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError
+from faceflow.components.common.layout import PAIRS_NAME
 from faceflow.components.common.record import peek
-from faceflow.components.evaluate.pairs import PAIRS_NAME, Pairs, make_pairs, read_pairs
+from faceflow.components.evaluate.pairs import Pairs, make_pairs, read_pairs
 
 log = logging.getLogger("faceflow.evaluate")
 

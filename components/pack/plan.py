@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.hashing import file_sha256, stable_hash
+from faceflow.components.common.layout import LABELS_COLUMNS
 from faceflow.components.pack.survey import Survey
 
-LABELS_NAME = "labels.csv"
 _COLUMNS = pa.schema(
     [("identity", pa.string()), ("label", pa.int64()), ("validation", pa.int64()), ("threshold", pa.uint64())]
 )
@@ -133,7 +133,7 @@ def write_labels(plan: Plan, path: Path) -> None:
     """Write the label of every identity: a CSV file with the columns label and identity."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["label", "identity"])
+        writer.writerow(LABELS_COLUMNS)
         writer.writerows((place.label, identity) for identity, place in plan.places.items())
 
 

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.hashing import stable_hash
+from faceflow.components.common.layout import TRAIN, VALIDATION
 from faceflow.components.common.record import Record
 from faceflow.components.pack import plan as plans
 from faceflow.components.pack.survey import split_hash, walk
 
 STAGE = "pack"
-TRAIN, VALIDATION = "train", "validation"
 WINDOW_BYTES = 64 << 20
 
 _FRAME = struct.Struct("<QI")  # shuffle hash, length of the payload that follows

@@ -22,13 +22,14 @@ from faceflow.components.common.dataset import Dataset, finish, publishing
 from faceflow.components.common.engine import Engine
 from faceflow.components.common.errors import ConservationError
 from faceflow.components.common.hashing import file_sha256
+from faceflow.components.common.layout import LABELS_NAME, TRAIN, VALIDATION
 from faceflow.components.common.ledger import LEDGER_NAME
 from faceflow.components.common.manifest import Manifest
 from faceflow.components.common.record import SCHEMA_PATH
 from faceflow.components.common.settings import StageSettings, setting
 from faceflow.components.common.storage import require_free_space
 from faceflow.components.pack import plan, report, shuffle, statistics, survey
-from faceflow.components.pack.shuffle import STAGE, TRAIN, VALIDATION
+from faceflow.components.pack.shuffle import STAGE
 
 STATISTICS_NAME = "statistics.json"
 _MEGABYTE = 1_000_000
@@ -131,7 +132,7 @@ def _finish(
     Raises:
         ConservationError: What went in and what is in the shards, by our own count or by tfx-bsl's, differ.
     """
-    labels = directory / plan.LABELS_NAME
+    labels = directory / LABELS_NAME
     plan.write_labels(decided, labels)
     shutil.copyfile(SCHEMA_PATH, directory / SCHEMA_PATH.name)
     manifests = {}
@@ -157,7 +158,7 @@ def _finish(
     summary = json.dumps(statistics.summary(counted), indent=1, sort_keys=True)
     (directory / STATISTICS_NAME).write_text(summary + "\n", encoding="utf-8")
     ledger.merge((directory / side / LEDGER_NAME for side in manifests), directory / LEDGER_NAME)
-    names = (plan.LABELS_NAME, SCHEMA_PATH.name, STATISTICS_NAME)
+    names = (LABELS_NAME, SCHEMA_PATH.name, STATISTICS_NAME)
     variants = sum((Counter(manifest.variants) for manifest in manifests.values()), Counter())
     Manifest(
         stage=STAGE,

@@ -10,8 +10,7 @@ from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError, TrainingError
 from faceflow.components.common.geometry import TEMPLATES, Template
 from faceflow.components.common.hashing import fingerprint
-
-LABELS_NAME = "labels.csv"
+from faceflow.components.common.layout import LABELS_NAME, TRAIN, VALIDATION
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class PackedFaces:
             DatasetError: It is incomplete, or its faces are not aligned to a template that we know.
             TrainingError: It holds nothing that a classifier could learn.
         """
-        train, validation = Dataset(path / "train"), Dataset(path / "validation")
+        train, validation = Dataset(path / TRAIN), Dataset(path / VALIDATION)
         identities = _read_labels(path / LABELS_NAME)
         name = train.manifest.template
         if name not in TEMPLATES:
@@ -55,7 +54,7 @@ class PackedFaces:
             )
         if not train.manifest.images:
             raise TrainingError(
-                f"{path / 'train'} has no images: give more sources, or lower the validation fraction of pack."
+                f"{path / TRAIN} has no images: give more sources, or lower the validation fraction of pack."
             )
         return cls(train, validation, identities, path / LABELS_NAME, TEMPLATES[name])
 
