@@ -12,6 +12,7 @@ from typing import Any
 from faceflow.components.common import sources
 from faceflow.components.common.errors import SourceError
 from faceflow.components.common.locations import local_path
+from faceflow.components.common.parts import parts_of
 
 PARAMETERS = ("sources", "evaluate_sources")
 
@@ -46,30 +47,48 @@ def resolved(arguments: Mapping[str, Any], base: Path) -> dict[str, Any]:
             continue
         checked = []
         for source, spec in zip(sources.parse_all(made[parameter]), made[parameter], strict=True):
-            places = {
-                label: str(_absolute(location, base, f"{parameter}: source '{source.name}': {label}"))
-                for label, location in source.locations.items()
-                if not sources.is_remote(location)
-            }
-            checked.append(spec | places)
+            places = {}
+            for label in source.locations:
+                what = f"{parameter}: source '{source.name}': {label}"
+                places[label] = [_absolute_parts(parts, base) for parts in source.places(label)]
+                refusals = [_first_refusal(parts) for parts in places[label]]
+                if refusals[0] and all(refusals):  # a mirror may stand in for what is missing
+                    raise SourceError(f"{what} {refusals[0]}")
+            absolute = {label: _as_given(there[0]) for label, there in places.items()}
+            mirrors = {label: [_as_given(parts) for parts in places[label][1:]] for label in source.mirrors}
+            checked.append(spec | absolute | ({"mirrors": mirrors} if mirrors else {}))
         made[parameter] = checked
     return made
 
 
-def _absolute(location: str, base: Path, what: str) -> Path:
-    path = Path(os.path.abspath(base / local_path(location)))
-    if not path.exists():
-        raise SourceError(f"{what} {path} does not exist. Check the path.")
-    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise SourceError(f"{what} {path} cannot be read by this user. Change its permissions.")
-    return path
+def _absolute_parts(parts: Sequence[str], base: Path) -> list[str]:
+    return [part if sources.is_remote(part) else os.path.abspath(base / local_path(part)) for part in parts]
+
+
+def _as_given(parts: list[str]) -> str | list[str]:
+    """One location as a text, several as a list, as a source spec has them."""
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _first_refusal(parts: Sequence[str]) -> str:
+    """Why one of the parts cannot be used, as far as this machine can tell; nothing if all can."""
+    for place in parts:
+        if sources.is_remote(place):
+            continue
+        if not os.path.exists(place):
+            return f"{place} does not exist. Check the path."
+        if not os.access(place, os.R_OK | (os.X_OK if os.path.isdir(place) else 0)):
+            return f"{place} cannot be read by this user. Change its permissions."
+    return ""
 
 
 def local_paths(arguments: Mapping[str, Any]) -> Iterator[Path]:
     """The files and folders of this machine that the sources name, each once; of resolved parameters."""
-    specs = [spec for parameter in PARAMETERS for spec in arguments.get(parameter, ())]
-    places = [place for spec in specs for place in sources.parse(spec).locations.values()]
-    yield from (Path(place) for place in dict.fromkeys(places) if not sources.is_remote(place))
+    made = [sources.parse(spec) for parameter in PARAMETERS for spec in arguments.get(parameter, ())]
+    named = [part for source in made for label in source.locations for parts in source.places(label) for part in parts]
+    for place in dict.fromkeys(named):
+        if not sources.is_remote(place):
+            yield from map(Path, parts_of(place, os.path.exists) if os.path.exists(place) else ())
 
 
 def size(path: Path) -> int:

@@ -2,8 +2,11 @@
 
 Every kind is a dataclass below; its fields are the object's fields. All kinds take ``name`` (the first part of every
 image's key), ``namespace`` (the first part of every identity; sources that name people alike share one),
-``attributes`` (a CSV of ``path,gender,age``) and ``aligned`` (the template of images that are aligned already).
-A location is a local path or an http(s) URL.
+``attributes`` (a CSV of ``path,gender,age``), ``exclude`` (a list of identities and images to leave out), ``licence``
+(the terms of a set of your own), ``aligned`` (the template of images that are aligned already),
+``checksums`` and ``mirrors``. A location is a local path or an address that begins with ``file://``, ``http://``,
+``https://``, ``s3://`` or ``gs://``; docs/sources.md has an example of each. An archive that was cut into parts is a
+list of locations, or that of its first part.
 
 | kind | example |
 |---|---|
@@ -23,6 +26,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import UnionType
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from faceflow.components.common.errors import SourceError
@@ -31,19 +35,35 @@ from faceflow.components.common.hashing import fingerprint
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_SCHEMES = ("http", "https", "file")
+SCHEMES = {
+    "file": "file:///data/set.tar.gz",
+    "http": "http://example.org/set.tar.gz",
+    "https": "https://example.org/set.tar.gz",
+    "s3": "s3://bucket/set.tar.gz",
+    "gs": "gs://bucket/set.tar.gz",
+}
+"""The schemes that a location may have, each with an example; one without a scheme is a local path."""
+DIGESTS = {"md5": 32, "sha256": 64}
+"""The checksums that a file can be compared with, and the hexadecimal digits of each."""
 
 Layout = Literal["trillion_pairs", "lfw", "megaface", "facescrub", "insightface_rec", "insightface_bin", "folder"]
+VerificationLayout = Literal["lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"]
 
 
 def _location(default: Any = MISSING) -> Any:
-    """A field that holds a local path or an http(s) URL; an empty one is not used."""
+    """A field that holds a location; an empty one is not used."""
     return field(default=default, metadata={"location": True})
 
 
+def scheme_of(location: str) -> str:
+    """The scheme of a location in small letters, or nothing for a plain path."""
+    found = _SCHEME.match(location)
+    return found.group(1).lower() if found else ""
+
+
 def is_remote(location: str) -> bool:
-    """Whether a location is an http(s) URL."""
-    return location.startswith(("http://", "https://"))
+    """Whether a location is on a server: http(s), s3 or gs."""
+    return scheme_of(location) not in ("", "file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +76,14 @@ class Source:
             identity names mean the same person.
         attributes: CSV with a header and the columns ``path`` (``<identity>/<file>``), ``gender`` and ``age``.
         aligned: The template that the images are aligned to already, or empty.
+        exclude: A text file that names identities or images to leave out, one a line, such as those that an evaluation
+            set has too. An identity stands by itself (``m.0107_f``), an image as ``<identity>/<file>``; both may have
+            the namespace or the name of the source before them. ``#`` begins a comment.
+        licence: The terms of a set that faceflow does not know; they are printed and noted in the manifests.
+        checksums: What the files must have, for any of the location fields: ``{"archive": "md5:..."}`` or ``sha256:``.
+            Of an archive in parts, one of the whole, or a list with one for each part.
+        mirrors: Where else the files are, for any of the location fields: ``{"archive": ["https://...", ...]}``, in
+            the order in which they are tried.
     """
 
     kind: ClassVar[str]
@@ -64,6 +92,10 @@ class Source:
     namespace: str = ""
     attributes: str = _location("")
     aligned: str = ""
+    exclude: str = _location("")
+    licence: str = ""
+    checksums: dict[str, Any] = field(default_factory=dict)
+    mirrors: dict[str, Any] = field(default_factory=dict, metadata={"places": True})
 
     def __post_init__(self) -> None:
         """Check types and values.
@@ -84,19 +116,23 @@ class Source:
                 )
         if self.aligned and self.aligned not in TEMPLATES:
             raise self._wrong("aligned", f"must be one of {', '.join(TEMPLATES)}, or be left out")
-        for label, location in self.locations.items():
-            scheme = _SCHEME.match(location)
-            if scheme and scheme.group(1).lower() not in _SCHEMES:
-                raise self._wrong(label, "must be a local path or an http(s) URL")
+        for label, parts in self.locations.items():
+            self._check_locations(parts, label, getattr(self, label))
+        self._check_mirrors()
+        self._check_checksums()
 
     @property
-    def locations(self) -> dict[str, str]:
-        """The fields that say where something is, and what they hold; unused ones are left out."""
+    def locations(self) -> dict[str, list[str]]:
+        """The fields that say where something is, and the parts it is in, mostly one; unused fields are left out."""
         return {
-            item.name: getattr(self, item.name)
+            item.name: _listed(getattr(self, item.name))
             for item in fields(self)
             if item.metadata.get("location") and getattr(self, item.name)
         }
+
+    def places(self, label: str) -> list[list[str]]:
+        """Where the file of a location field is: the parts there, then those of each mirror."""
+        return [self.locations[label], *(_listed(mirror) for mirror in _listed(self.mirrors.get(label, [])))]
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -106,7 +142,7 @@ class Source:
     @property
     def spec_without_locations(self) -> dict[str, Any]:
         """The JSON object without paths and URLs: it is the same on every machine."""
-        places = {item.name for item in fields(self) if item.metadata.get("location")}
+        places = {item.name for item in fields(self) if item.metadata.get("location") or item.metadata.get("places")}
         return {label: value for label, value in self.spec.items() if label not in places}
 
     @property
@@ -139,16 +175,58 @@ class Source:
         row = re.search(rf"^\| {cls.kind} \| ``(\{{.*?\}})``", __doc__ or "", re.MULTILINE)
         return row.group(1) if row else cls.kind
 
-    def _wrong(self, label: str, allowed: str) -> SourceError:
+    def _check_locations(self, parts: list[str], label: str, shown: Any) -> None:
+        """Refuse what is no location, and an address that lacks the bucket or the key."""
+        for location in parts:
+            if not isinstance(location, str) or not location:
+                raise self._wrong(label, "must be a location, or a list of the locations of its parts", shown)
+            scheme = scheme_of(location)
+            if scheme and scheme not in SCHEMES:
+                schemes = ", ".join(f"{each}://" for each in SCHEMES)
+                raise self._wrong(label, f"must be a local path or an address that begins with {schemes}", shown)
+            if scheme in ("s3", "gs"):
+                bucket, _, key = location.partition("://")[2].partition("/")
+                if not bucket or not key:
+                    raise self._wrong(label, f"must name a bucket and what lies in it: {SCHEMES[scheme]}", shown)
+
+    def _check_mirrors(self) -> None:
+        for label, mirrors in self.mirrors.items():
+            field_name = f"mirrors.{label}"
+            if label not in self.locations:
+                raise self._wrong("mirrors", f"may only have {', '.join(self.locations) or 'nothing here'}")
+            if not isinstance(mirrors, list):
+                raise self._wrong(field_name, "must be a list of locations, the first to try first", mirrors)
+            for parts in map(_listed, mirrors):
+                self._check_locations(parts, field_name, mirrors)
+                if len(parts) != len(self.locations[label]):
+                    wanted = len(self.locations[label])
+                    raise self._wrong(field_name, f"must have as many parts as {label}, {wanted}", mirrors)
+
+    def _check_checksums(self) -> None:
+        for label, given in self.checksums.items():
+            if label not in self.locations:
+                raise self._wrong("checksums", f"may only have {', '.join(self.locations) or 'nothing here'}")
+            if isinstance(given, list) and len(given) != len(self.locations[label]):
+                wanted = len(self.locations[label])
+                raise self._wrong(f"checksums.{label}", f"must have one for each of the {wanted} parts", given)
+            for text in _listed(given):
+                name, _, digits = text.partition(":") if isinstance(text, str) else ("", "", "")
+                if not re.fullmatch(rf"[0-9a-fA-F]{{{DIGESTS.get(name, 0)}}}", digits) or not digits:
+                    raise self._wrong(
+                        f"checksums.{label}", "must be md5: with 32 or sha256: with 64 hexadecimal digits", given
+                    )
+
+    def _wrong(self, label: str, allowed: str, shown: Any = MISSING) -> SourceError:
         called = self.name if isinstance(self.name, str) and self.name else self.kind
-        return SourceError(f"source '{called}': {label} is {getattr(self, label)!r}, but {allowed}.")
+        value = getattr(self, label) if shown is MISSING else shown
+        return SourceError(f"source '{called}': {label} is {value!r}, but {allowed}.")
 
     def _check_type(self, label: str, value: Any, hint: Any) -> None:
         if get_origin(hint) is Literal:
             if value not in get_args(hint):
                 raise self._wrong(label, f"must be one of {', '.join(get_args(hint))}")
             return
-        kinds = get_args(hint) or (hint,)
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         plain = tuple(get_origin(kind) or kind for kind in kinds)
         if not isinstance(value, plain) or isinstance(value, bool):
             names = ("null" if kind is type(None) else kind.__name__ for kind in plain)
@@ -214,23 +292,36 @@ class TrillionPairs(Source):
 
     kind = "trillion_pairs"
 
-    archive: str = _location()
+    archive: str | list[str] = _location()
     landmarks: str = _location()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lfw(Source):
-    """Labelled Faces in the Wild, or another set of its shape: ``<name>/<name>_0001.jpg`` and a pairs file.
+    """A verification set: Labelled Faces in the Wild, or one of the family.
 
     Attributes:
+        layout: ``lfw``: ``<name>/<name>_0001.jpg`` and a pairs file. ``cfp_fp``: ``Data/Images`` and ``Protocol`` as
+            CFP has them. ``calfw``, ``cplfw``, ``agedb_30``: images in one folder and a list of pairs of their names.
         archive: ``lfw.tgz`` or the like, or a folder.
-        pairs: ``pairs.txt``: a header, then for each fold its same pairs and its different pairs.
+        pairs: ``pairs.txt``: a header, then for each fold its same pairs and its different pairs; or the list of the
+            layout. Of CFP the folder ``Protocol``, where it is not in the archive.
     """
 
     kind = "lfw"
 
-    archive: str = _location()
-    pairs: str = _location()
+    layout: VerificationLayout = "lfw"
+    archive: str | list[str] = _location()
+    pairs: str = _location("")
+
+    def __post_init__(self) -> None:
+        """Check that there are pairs too."""
+        super().__post_init__()
+        if not self.pairs and self.layout != "cfp_fp":
+            raise SourceError(
+                f"source of kind 'lfw' lacks 'pairs': add it, for instance {type(self).example()}. Only the archive "
+                'of "layout": "cfp_fp" has them in it.'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +335,7 @@ class Folder(Source):
 
     kind = "folder"
 
-    path: str = _location()
+    path: str | list[str] = _location()
     strip: int = -1
 
     def __post_init__(self) -> None:
@@ -283,7 +374,7 @@ class MegaFace(Source):
 
     kind = "megaface"
 
-    path: str = _location()
+    path: str | list[str] = _location()
     list: str = _location()
 
 
@@ -298,7 +389,7 @@ class FaceScrub(Source):
 
     kind = "facescrub"
 
-    path: str = _location()
+    path: str | list[str] = _location()
     list: str = _location()
 
 
@@ -350,6 +441,11 @@ def parse_all(specs: Sequence[Any]) -> list[Source]:
             )
         names.add(source.name)
     return sources
+
+
+def _listed(value: Any) -> list[Any]:
+    """The value if it is a list, otherwise a list of it alone."""
+    return value if isinstance(value, list) else [value]
 
 
 def _whole(value: Any) -> Any:

@@ -32,34 +32,40 @@ class Attributes:
 
     def __init__(self, path: Path, what: str) -> None:
         """Read the whole table."""
-        genders, ages = array("b"), array("f")
-
-        def paths() -> Iterator[str]:
-            try:
-                with open(path, encoding="utf-8-sig", newline="") as file:
-                    rows = csv.DictReader(file)
-                    columns = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
-                    column = columns.get("path") or columns.get("key")
-                    if column is None or not ({"gender", "age"} & set(columns)):
-                        raise SourceError(
-                            f"{what} has the columns {', '.join(rows.fieldnames or ['none'])}: it needs 'path', and "
-                            "'gender' or 'age'."
-                        )
-                    for row in rows:
-                        where = f"{what}, line {rows.line_num}"
-                        genders.append(_gender(row.get(columns.get("gender", "")) or "", where))
-                        ages.append(_age(row.get(columns.get("age", "")) or "", where))
-                        yield clean((row[column] or "").strip().strip("/"))
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise SourceError(f"{what} is no CSV in UTF-8 ({error}).") from error
-            except OSError as error:
-                raise SourceError(f"{what} cannot be read ({error.strerror}): check the path.") from error
-
-        full = list(paths())
-        self._full = NameIndex(full)
+        self._path = path
+        self._what = what
+        self._genders, self._ages = array("b"), array("f")
+        self._full = NameIndex(self._gather())
         # Tables made beside an archive may name a folder more than the archive or the folder that was given.
-        self._short = NameIndex(name.partition("/")[2] if name.count("/") >= 2 else name for name in full)
-        self._genders, self._ages = genders, ages
+        self._short = NameIndex(name.partition("/")[2] if name.count("/") >= 2 else None for name, _, _ in self._rows())
+
+    def _gather(self) -> Iterator[str]:
+        for name, gender, age in self._rows():
+            self._genders.append(gender)
+            self._ages.append(age)
+            yield name
+
+    def _rows(self) -> Iterator[tuple[str, int, float]]:
+        """Read the table: path, gender and age of each row."""
+        try:
+            with open(self._path, encoding="utf-8-sig", newline="") as file:
+                rows = csv.DictReader(file)
+                columns = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+                column = columns.get("path") or columns.get("key")
+                if column is None or not ({"gender", "age"} & set(columns)):
+                    raise SourceError(
+                        f"{self._what} has the columns {', '.join(rows.fieldnames or ['none'])}: it needs 'path', and "
+                        "'gender' or 'age'."
+                    )
+                for row in rows:
+                    where = f"{self._what}, line {rows.line_num}"
+                    gender = _gender(row.get(columns.get("gender", "")) or "", where)
+                    age = _age(row.get(columns.get("age", "")) or "", where)
+                    yield clean((row[column] or "").strip().strip("/")), gender, age
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise SourceError(f"{self._what} is no CSV in UTF-8 ({error}).") from error
+        except OSError as error:
+            raise SourceError(f"{self._what} cannot be read ({error.strerror}): check the path.") from error
 
     def find(self, item: Item) -> tuple[str | None, float | None]:
         """Gender and age of an image; None where not known."""
@@ -75,6 +81,13 @@ class Attributes:
     def unused(self) -> int:
         """Rows that no image asked for."""
         return int((~self._full.found).sum())
+
+    def unused_paths(self) -> Iterator[str]:
+        """Their paths, in file order, read from the file once more."""
+        if self.unused:
+            for (name, _, _), found in zip(self._rows(), self._full.found, strict=True):
+                if not found:
+                    yield name
 
 
 def _gender(text: str, where: str) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 
 from faceflow.components.common import images
 from faceflow.components.common.errors import ArchiveError, ImageError
 from faceflow.components.common.ledger import Reason
 from faceflow.components.download.items import Item, Reader
 from faceflow.components.download.members import Member, Members
+
+_MOST_LOOKED_AT = 64 << 20
+_log = logging.getLogger("faceflow.download")
 
 
 class IdentityFolders(Reader):
@@ -30,10 +34,9 @@ class IdentityFolders(Reader):
         self._strip = strip
         self._total: int | None = None
         if not members.streamed:
-            names = list(members.names())
-            self._total = len(names)
+            self._total, wrappers = _count(members.names())
             if strip < 0:
-                self._strip = _wrappers(names)
+                self._strip = wrappers
 
     @property
     def total(self) -> int | None:
@@ -47,10 +50,21 @@ class IdentityFolders(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield every file."""
+        deeper = direct = 0
         for member in self._members:
             if self._strip < 0:
                 member = self._decide(member)
-            yield _misfit(member) if self._strip < 0 else self._item(member)
+            item = _misfit(member) if self._strip < 0 else self._item(member)
+            if item.unusable is None and member.named_like_image:
+                deeper += "/" in item.file
+                direct += "/" not in item.file
+            yield item
+        if deeper and not direct:
+            _log.warning(
+                "%s: all %s images lie in folders below those taken for identities. If the inner folders are the "
+                'identities, as in train/<identity>/<image>, say how many leading folders to leave out: "strip": %d',
+                self._members.what, f"{deeper:,}", self._strip + 1,
+            )  # fmt: skip
 
     def _decide(self, member: Member) -> Member:
         """Settle the number of wrappers, if a member is the first image; returns the member, readable still."""
@@ -58,6 +72,8 @@ class IdentityFolders(Reader):
         if member.hidden or len(parts) < 2:
             return member
         if not member.named_like_image:
+            if member.size > _MOST_LOOKED_AT:
+                return member
             data = member.read()
             member = Member(member.name, member.size, lambda: data)
             try:
@@ -92,12 +108,41 @@ def _misfit(member: Member) -> Item:
     return Item("", member.name, member.name, member.size, member.read, unusable=why)
 
 
-def _wrappers(names: list[str]) -> int:
-    """How many lone folders wrap the identities."""
-    members = [Member(name, 0, bytes) for name in names if "/" in name]
-    paths = [member.parts for member in members if member.named_like_image]
-    paths = paths or [member.parts for member in members if not member.hidden]
-    strip = 0
-    while paths and all(len(path) > strip + 2 and path[strip] == paths[0][strip] for path in paths):
-        strip += 1
-    return strip
+class _Prefix:
+    """The folders that all of some paths begin with, and how few folders and file one of them has."""
+
+    def __init__(self) -> None:
+        self._common: list[str] | None = None
+        self._fewest = 0
+
+    def add(self, path: list[str]) -> None:
+        if self._common is None:
+            self._common, self._fewest = path[:-1], len(path)
+            return
+        self._fewest = min(self._fewest, len(path))
+        same = 0
+        for ours, theirs in zip(self._common, path, strict=False):
+            if ours != theirs:
+                break
+            same += 1
+        del self._common[same:]
+
+    @property
+    def wrappers(self) -> int | None:
+        """How many of the folders wrap the identities; None if there was no path."""
+        return None if self._common is None else max(0, min(len(self._common), self._fewest - 2))
+
+
+def _count(names: Iterable[str]) -> tuple[int, int]:
+    """The number of files, and how many lone folders wrap the identities."""
+    images, others, count = _Prefix(), _Prefix(), 0
+    for name in names:
+        count += 1
+        if "/" in name:
+            member = Member(name, 0, bytes)
+            if member.named_like_image:
+                images.add(member.parts)
+            elif not member.hidden:
+                others.add(member.parts)
+    found = images.wrappers if images.wrappers is not None else others.wrappers
+    return count, found or 0

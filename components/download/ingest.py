@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
+import sys
 from collections import Counter
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from faceflow.components.common import images
 from faceflow.components.common.dataset import ShardWriter
-from faceflow.components.common.errors import ImageError, SourceError
+from faceflow.components.common.errors import DiskSpaceError, ImageError, SourceError
 from faceflow.components.common.geometry import TEMPLATES
 from faceflow.components.common.layout import PAIRS_COLUMNS, PAIRS_NAME
 from faceflow.components.common.ledger import Reason
@@ -20,10 +26,13 @@ from faceflow.components.common.record import Record
 from faceflow.components.common.sources import Source
 from faceflow.components.common.storage import readable_bytes
 from faceflow.components.download.attributes import Attributes
+from faceflow.components.download.exclusions import Exclusions
 from faceflow.components.download.items import Item, Reader
 from faceflow.components.download.tables import NameSet
 
 STAGE = "download"
+_SWITCH_SECONDS = 0.0005
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger("faceflow.download")
 
 
@@ -42,6 +51,21 @@ class Limits:
     max_image_bytes: int
 
 
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let threads that come back from C have the interpreter at once.
+
+    Reading ahead needs it for some microseconds after every few milliseconds of hashing or decompression, and by
+    default waits 5 ms for it each time: then hardly anything would overlap.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 class Ingest:
     """Writes the records of one source into a directory of dataset parts.
 
@@ -49,30 +73,42 @@ class Ingest:
         source: The source.
         limits: What an image may be.
         directory: Where the parts go.
+        attributes: Gender and age, if there is a table.
+        exclusions: What to leave out, if there is a list.
 
     Attributes:
         images_in: Files that the reader gave.
         drops: Files dropped, by reason.
+        unmatched: Rows and files that found no counterpart, by what they are.
     """
 
-    def __init__(self, source: Source, limits: Limits, directory: Path) -> None:
+    def __init__(
+        self,
+        source: Source,
+        limits: Limits,
+        directory: Path,
+        attributes: Attributes | None = None,
+        exclusions: Exclusions | None = None,
+    ) -> None:
         """Begin with nothing."""
         self._source = source
         self._limits = limits
         self._directory = directory
+        self._attributes = attributes
+        self._exclusions = exclusions
         self._keys = NameSet()
         self._kept: set[str] = set()
         self._identities: set[str] = set()
         self._first_drop: dict[str, str] = {}
         self.images_in = 0
         self.drops: Counter[str] = Counter()
+        self.unmatched: dict[str, int] = {}
 
-    def run(self, reader: Reader, attributes: Attributes | None) -> list[Path]:
+    def run(self, reader: Reader) -> list[Path]:
         """Read everything.
 
         Args:
             reader: The reader of the source's layout.
-            attributes: Gender and age, if there is a table.
 
         Returns:
             The attachments that were written beside the parts.
@@ -81,20 +117,41 @@ class Ingest:
             SourceError: No image is usable, there is a single identity where several are needed, or an image of a pair
                 is missing.
             ArchiveError: The archive is damaged or hostile.
+            DiskSpaceError: The disk is full.
         """
-        items = progress(reader.items(), total=reader.total, what="images", label=f"reading {self._source.name}")
-        index, item = 0, next(items, None)
-        while item is not None:
-            with ShardWriter(self._directory, index, stage=STAGE) as out:
-                while item is not None and out.bytes_written < self._limits.shard_bytes:
-                    self._take(item, out, attributes, keep_paths=reader.has_pairs)
-                    item = next(items, None)
-            index += 1
-        self._tell(reader, attributes)
-        self._check()
-        return [self._write_pairs(reader)] if reader.has_pairs else []
+        try:
+            return self._run(reader)
+        except OSError as error:
+            # What cannot be read is a SourceError by now.
+            if error.errno in _FULL:
+                raise DiskSpaceError(
+                    f"source '{self._source.name}': writing its images failed ({error.strerror}). Free some space "
+                    "(`faceflow clean` removes old runs) or choose another volume."
+                ) from error
+            raise
 
-    def _take(self, item: Item, out: ShardWriter, attributes: Attributes | None, *, keep_paths: bool) -> None:
+    def _run(self, reader: Reader) -> list[Path]:
+        items = progress(reader.items(), total=reader.total, what="images", label=f"reading {self._source.name}")
+        # Closing ends the thread that reads ahead at once, and not when the generator is collected.
+        with (
+            _switching_often(),
+            closing(cast(Generator[Item, None, None], items)),
+            ThreadPoolExecutor(1, "faceflow-write-behind") as behind,
+        ):
+            index, item = 0, next(items, None)
+            while item is not None:
+                with ShardWriter(self._directory, index, stage=STAGE, behind=behind) as out:
+                    while item is not None and out.bytes_written < self._limits.shard_bytes:
+                        self._take(item, out, keep_paths=reader.has_pairs)
+                        item = next(items, None)
+                index += 1
+        self._tell(reader)
+        self._check()
+        attachments = [self._write_pairs(reader)] if reader.has_pairs else []
+        self._write_unmatched(reader, index)
+        return attachments
+
+    def _take(self, item: Item, out: ShardWriter, *, keep_paths: bool) -> None:
         self.images_in += 1
         key = f"{self._source.name}/{item.path}"
         identity = f"{self._source.namespace}/{item.identity}" if item.identity else ""
@@ -105,7 +162,7 @@ class Ingest:
             self._first_drop.setdefault(error.reason, f"{item.path}: {error}")
             out.dropped(key, identity, Reason(error.reason), str(error))
             return
-        gender, age = attributes.find(item) if attributes else (None, None)
+        gender, age = self._attributes.find(item) if self._attributes else (None, None)
         out.write(
             Record(
                 key=key,
@@ -118,7 +175,7 @@ class Ingest:
                 age=age,
             )
         )
-        out.kept(key, identity)
+        out.kept(key, identity, detail=item.note)
         self._identities.add(identity)
         if keep_paths:
             self._kept.add(item.path)
@@ -128,6 +185,8 @@ class Ingest:
         if item.unusable is not None:
             reason, why = item.unusable
             raise ImageError(why, reason)
+        if self._exclusions is not None and item in self._exclusions:
+            raise ImageError("named by the exclusion list", Reason.EXCLUDED)
         if item.size > self._limits.max_image_bytes:
             size, most = readable_bytes(item.size), readable_bytes(self._limits.max_image_bytes)
             raise ImageError(f"the file has {size}, more than the {most} allowed", Reason.TOO_LARGE)
@@ -145,13 +204,16 @@ class Ingest:
             )
         return data, header
 
-    def _tell(self, reader: Reader, attributes: Attributes | None) -> None:
-        unmatched = dict(reader.unmatched)
-        if attributes:
-            unmatched["attribute rows without an image"] = attributes.unused
-        for what, count in unmatched.items():
-            if count:
-                _log.warning("%s: %s %s", self._source.name, f"{count:,}", what)
+    def _tell(self, reader: Reader) -> None:
+        self.unmatched = {what: count for what, count in reader.unmatched.items() if count}
+        if self._attributes and self._attributes.unused:
+            self.unmatched["attribute rows without an image"] = self._attributes.unused
+        if self._exclusions and self._exclusions.unused:
+            self.unmatched["exclusion lines that fit no image"] = self._exclusions.unused
+        for what, count in self.unmatched.items():
+            _log.warning("%s: %s %s", self._source.name, f"{count:,}", what)
+        if self._exclusions:
+            self._exclusions.tell()
         kept = self.images_in - self.drops.total()
         dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(self.drops.items()))
         people = f"{len(self._identities):,} identities"
@@ -168,6 +230,16 @@ class Ingest:
             )
         if self._source.kind == "folder":
             require_several(len(self._identities), self._source.name)
+
+    def _write_unmatched(self, reader: Reader, index: int) -> None:
+        """Put the rows that name an image which is not there into a part of the ledger alone."""
+        name, namespace = self._source.name, self._source.namespace
+        with ShardWriter(self._directory, index, stage=STAGE) as out:
+            for identity, file, why in reader.unmatched_rows():
+                path = f"{identity}/{file}" if identity else file
+                out.unmatched(f"{name}/{path}", f"{namespace}/{identity}" if identity else "", why)
+            for path in self._attributes.unused_paths() if self._attributes else ():
+                out.unmatched(f"{name}/{path}", "", "an attribute row without an image")
 
     def _write_pairs(self, reader: Reader) -> Path:
         path = self._directory / PAIRS_NAME

@@ -12,7 +12,7 @@ from faceflow.components.common.errors import ArchiveError, SourceError
 from faceflow.components.common.hashing import file_sha256
 from faceflow.components.download.items import Item, Pair, Reader
 from faceflow.components.download.recordio import read_index, read_records
-from faceflow.components.download.streams import HashingFile
+from faceflow.components.download.streams import Stream
 from faceflow.components.download.unpickle import read_verification_set
 
 _HEADER = struct.Struct("<IfQQ")
@@ -45,32 +45,34 @@ class RecordReader(Reader):
         index = self._file.with_suffix(".idx")
         if not index.is_file():
             raise SourceError(f"source '{name}': {index.name} is missing beside {self._file.name}: fetch it too.")
-        self._numbers, self._offsets = read_index(index, f"source '{name}': {index.name}")
+        self._count, self._index = read_index(index, f"source '{name}': {index.name}")
+        self._identities = _told_identities(folder / "property", f"source '{name}': property")
+        self._labels: set[int] = set()
         self._digest = ""
 
     @property
     def total(self) -> int | None:
         """At most as many as there are records."""
-        return len(self._numbers)
+        return self._count
 
     def items(self) -> Iterator[Item]:
         """Yield the images, in file order."""
-        with open(self._file, "rb") as raw:
-            file = HashingFile(raw)
-            read = 0
-            for read, (offset, record) in enumerate(read_records(file, self._what), start=1):
-                if read > len(self._offsets) or self._offsets[read - 1] != offset:
+        with Stream([self._file], self._what, 1) as file:
+            for offset, record in read_records(file, self._what):
+                number, told = next(self._index, (-1, -1))
+                if told != offset:
                     raise ArchiveError(
                         f"{self._what}: a record begins at byte {offset:,}, which its .idx does not say: the two files "
                         "do not belong together. Fetch both again."
                     )
-                item = self._item(int(self._numbers[read - 1]), record)
+                item = self._item(number, record)
                 if item is not None:
                     yield item
-            if read < len(self._offsets):
+            left = sum(1 for _ in self._index)
+            if left:
                 raise ArchiveError(
-                    f"{self._what} is cut short: it ends after {read:,} records, but its .idx lists "
-                    f"{len(self._offsets):,}. Fetch it again."
+                    f"{self._what} is cut short: it ends after {self._count - left:,} records, but its .idx lists "
+                    f"{self._count:,}. Fetch it again."
                 )
             self._digest = file.sha256
 
@@ -88,12 +90,24 @@ class RecordReader(Reader):
             label = float(np.frombuffer(record, "<f4", 1, _HEADER.size)[0])
         if not (label >= 0 and label.is_integer()):
             raise ArchiveError(f"{self._what}: record {number} has the label {label}, not a whole number from 0.")
+        self._labels.add(int(label))
         return Item(str(int(label)), f"{number:08d}.jpg", str(number), len(image), lambda: image)
 
     @property
     def digests(self) -> Mapping[str, str]:
         """The record file's digest."""
         return {"path": self._digest}
+
+    @property
+    def unmatched(self) -> Mapping[str, int]:
+        """What is odd about the labels."""
+        gaps = max(self._labels) + 1 - len(self._labels) if self._labels else 0
+        told = self._identities
+        outside = sum(label >= told for label in self._labels) if told is not None else 0
+        return {
+            "label numbers that no identity has": gaps,
+            "labels out of the range that 'property' tells": outside,
+        }
 
 
 class BinReader(Reader):
@@ -143,6 +157,24 @@ class BinReader(Reader):
     def digests(self) -> Mapping[str, str]:
         """The file's digest: editions of one set differ."""
         return {"path": file_sha256(self._path)}
+
+
+def _told_identities(path: Path, what: str) -> int | None:
+    """The number of identities in a ``property`` file, ``C,112,112``; None if there is no such file.
+
+    Raises:
+        SourceError: It is malformed.
+    """
+    try:
+        text = path.read_bytes()[:256].decode("ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{what} cannot be read ({error}).") from error
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.strip().isdecimal() for number in numbers):
+        raise SourceError(f"{what} holds {text!r}, but must read '<identities>,<height>,<width>'. Fetch it again.")
+    return int(numbers[0])
 
 
 def _file(index: int) -> str:

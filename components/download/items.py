@@ -25,6 +25,7 @@ class Item:
         read: Gives the bytes; to be called, if at all, before the next item is asked for.
         landmarks: (5, 2) float32 in image pixels, or None.
         unusable: Why the file cannot be used, where its name or place already tells; else None.
+        note: What the ledger says of it if it is kept.
     """
 
     identity: str
@@ -34,6 +35,7 @@ class Item:
     read: Callable[[], bytes]
     landmarks: NDArray[np.float32] | None = None
     unusable: tuple[Reason, str] | None = None
+    note: str = ""
 
     @property
     def path(self) -> str:
@@ -88,6 +90,10 @@ class Reader(ABC):
     def unmatched(self) -> Mapping[str, int]:
         """Rows and files that found no counterpart, by what they are; complete after the last item."""
         return {}
+
+    def unmatched_rows(self) -> Iterable[tuple[str, str, str]]:
+        """Rows that name an image which is not there: identity, file, and what row it is; after the last item."""
+        return ()
 
 
 def clean(name: str) -> str:

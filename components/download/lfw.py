@@ -20,9 +20,9 @@ class LfwReader(Reader):
     """Reads the images and resolves the pairs.
 
     Args:
-        archive: The archive or folder of the images.
+        members: The archive or folder of the images.
         pairs: The pairs file.
-        name: The source's name, for errors.
+        what: What to call the pairs file in an error.
 
     Raises:
         SourceError: The pairs file is malformed; names the line.
@@ -30,12 +30,11 @@ class LfwReader(Reader):
 
     has_pairs = True
 
-    def __init__(self, archive: Path, pairs: Path, name: str) -> None:
+    def __init__(self, members: Members, pairs: Path, what: str) -> None:
         """Read the pairs."""
-        self._folders = IdentityFolders(Members(archive, f"source '{name}': archive {archive.name}"), field="archive")
-        self._what = f"source '{name}': pairs {pairs.name}"
+        self._folders = IdentityFolders(members, field="archive")
         self._pairs_file = pairs
-        self._pairs = read_pairs(pairs, self._what)
+        self._pairs = read_pairs(pairs, what)
         self._wanted = {stem for pair in self._pairs for stem in (pair.first, pair.second)}
         self._paths: dict[str, str] = {}
 

@@ -1,13 +1,20 @@
-"""MegaFace distractors and FaceScrub probes: images that a JSON list names.
+"""MegaFace distractors and FaceScrub probes: images that a list names.
 
-Lists hold ``path`` and, for probes, ``id`` (the development kit's ``templatelists``). Only listed images are read, and
-each of them must be there: a protocol without some of its images would give another number.
+Lists of a protocol are JSON with ``path`` and, for probes, ``id`` (the development kit's ``templatelists``), or text
+with a path at the beginning of each line, boxes and landmarks behind it. Only listed images are read, and each of them
+must be there: a protocol without some of its images would give another number.
+
+FaceScrub's own lists (``facescrub_actors.txt``, ``facescrub_actresses.txt``) are tables of addresses, many of which are
+dead by now. Of them what is there is read; images are named ``<Name>/<Name>_<image id>``, with any ending.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +24,24 @@ from faceflow.components.download.items import Item, Reader, clean
 from faceflow.components.download.members import Members
 from faceflow.components.download.tables import NameIndex
 
+_MOST_LIST_BYTES = 256 << 20
+_TABLE = ("name", "image_id", "face_id", "url", "bbox", "sha256")
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """A list of images.
+
+    Attributes:
+        paths: ``<folder>/<file>`` of each; of a table without the ending.
+        ids: Whose each is; empty where the list does not say.
+        table: Whether it is a table of addresses, of whose images some may be missing.
+    """
+
+    paths: list[str]
+    ids: list[str] = field(default_factory=list)
+    table: bool = False
+
 
 class ListedImages(Reader):
     """Reads the images of a list.
@@ -24,54 +49,63 @@ class ListedImages(Reader):
     An image's identity is its ``id``, or the folders that it lies in.
 
     Args:
-        path: The folder or archive; folders around the listed paths do not matter.
-        listed: The JSON list.
-        name: The source's name, for errors.
+        members: The folder or archive; folders around the listed paths do not matter.
+        listed: The list.
+        what: What to call the list in an error.
 
     Raises:
         SourceError: The list is malformed.
     """
 
-    def __init__(self, path: Path, listed: Path, name: str) -> None:
+    def __init__(self, members: Members, listed: Path, what: str) -> None:
         """Read the list."""
-        self._members = Members(path, f"source '{name}': path {path.name}")
-        self._what = f"source '{name}': list {listed.name}"
+        self._members = members
+        self._what = what
         self._list_file = listed
-        self._paths, self._ids = read_list(listed, self._what)
-        self._index = NameIndex(self._paths)
+        self._list = read_list(listed, what)
+        self._index = NameIndex(self._list.paths)
         self._unlisted = 0
 
     @property
     def total(self) -> int | None:
         """As many as the list names."""
-        return len(self._paths)
+        return len(self._list.paths) - self._index.repeated
 
     def items(self) -> Iterator[Item]:
         """Yield the listed images, in the order of the folder or archive.
 
         Raises:
-            SourceError: One is missing.
+            SourceError: One is missing, and the list is that of a protocol.
         """
         for member in self._members:
             place = self._place(member.parts)
             if place < 0:
                 self._unlisted += 1
                 continue
-            folder, _, file = self._paths[place].rpartition("/")
-            yield Item(self._ids[place] if self._ids else folder, file, member.name, member.size, member.read)
-        missing = (~self._index.found).nonzero()[0]
-        if len(missing):
+            folder = self._list.paths[place].rpartition("/")[0]
+            file = member.parts[-1]
+            yield Item(self._list.ids[place] if self._list.ids else folder, file, member.name, member.size, member.read)
+        missing = self._missing
+        if len(missing) and not self._list.table:
             raise SourceError(
-                f"{self._what} names {self._paths[missing[0]]}, which is not among the images "
-                f"({len(missing):,} of {len(self._paths):,} are missing). Give the images that the list was made for."
+                f"{self._what} names {self._list.paths[missing[0]]}, which is not among the images "
+                f"({len(missing):,} of {len(self._list.paths):,} are missing). Give the images that the list was made "
+                "for."
             )
 
     def _place(self, parts: list[str]) -> int:
+        if self._list.table:
+            parts = [*parts[:-1], parts[-1].rpartition(".")[0]]
         for begin in range(len(parts)):
             place = self._index.find("/".join(parts[begin:]))
             if place >= 0:
                 return place
         return -1
+
+    @property
+    def _missing(self) -> list[int]:
+        found: list[int] = (~self._index.found).nonzero()[0].tolist()
+        return found
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -81,19 +115,39 @@ class ListedImages(Reader):
 
     @property
     def unmatched(self) -> Mapping[str, int]:
-        """What the list leaves out."""
-        return {"files that the list does not name": self._unlisted, "list entries repeated": self._index.repeated}
+        """What the list leaves out, and what it names in vain."""
+        return {
+            "files that the list does not name": self._unlisted,
+            "list entries repeated": self._index.repeated,
+            "list entries without an image": len(self._missing),
+        }
+
+    def unmatched_rows(self) -> Iterator[tuple[str, str, str]]:
+        """The entries of a table without an image."""
+        for place in self._missing:
+            folder, _, file = self._list.paths[place].rpartition("/")
+            yield self._list.ids[place] if self._list.ids else folder, file, "a list entry without an image"
 
 
-def read_list(path: Path, what: str) -> tuple[list[str], list[str]]:
-    """Read a list; returns the paths and the ids, which are empty where the list has none.
+def read_list(path: Path, what: str) -> ImageList:
+    """Read a list, plain or gzipped.
 
     Raises:
         SourceError: It is malformed.
     """
+    text = _text(path, what)
+    if text.lstrip()[:1] in ("{", "["):
+        return _read_json(text, what)
+    lines = text.split("\n")
+    if tuple(lines[0].strip().lower().split("\t")) == _TABLE:
+        return _read_table(lines, what)
+    return _read_lines(lines, what)
+
+
+def _read_json(text: str, what: str) -> ImageList:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{what} cannot be read as JSON ({error}).") from error
     paths = found.get("path") if isinstance(found, dict) else None
     if not isinstance(paths, list) or not paths or not all(isinstance(each, str) and "/" in each for each in paths):
@@ -101,4 +155,55 @@ def read_list(path: Path, what: str) -> tuple[list[str], list[str]]:
     ids = found.get("id", [])
     if not isinstance(ids, list) or len(ids) not in (0, len(paths)):
         raise SourceError(f"{what} has {len(paths):,} paths but {len(ids) if isinstance(ids, list) else 'odd'} ids.")
-    return [clean(each.lstrip("/")) for each in paths], [clean(str(each)) for each in ids]
+    return ImageList([clean(each.lstrip("/")) for each in paths], [clean(str(each)) for each in ids])
+
+
+def _read_table(lines: list[str], what: str) -> ImageList:
+    paths, ids = [], []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        columns = line.strip("\r\n").split("\t")
+        if len(columns) != len(_TABLE) or not columns[0].strip() or not columns[1].strip().isdecimal():
+            raise SourceError(f"{what}, line {number}: {line[:80]!r} must have the {len(_TABLE)} columns of the first.")
+        name = clean(columns[0].strip())
+        folder = name.replace(" ", "_").replace("/", "_")
+        paths.append(f"{folder}/{folder}_{columns[1].strip()}")
+        ids.append(name)
+    if not paths:
+        raise SourceError(f"{what} has no rows.")
+    return ImageList(paths, ids, table=True)
+
+
+def _read_lines(lines: list[str], what: str) -> ImageList:
+    paths = []
+    for number, line in enumerate(lines, start=1):
+        path = clean(line.split(None, 1)[0].lstrip("/")) if line.strip() else ""
+        if path and "/" not in path:
+            raise SourceError(
+                f"{what}, line {number}: {line[:80]!r} must begin with <folder>/<file>. A list is JSON "
+                '{"path": [...]}, text with a path on each line, or a table of FaceScrub.'
+            )
+        if path:
+            paths.append(path)
+    if not paths:
+        raise SourceError(f'{what} is empty: it must hold {{"path": [...]}}, or <folder>/<file> on each line.')
+    return ImageList(paths)
+
+
+def _text(path: Path, what: str) -> str:
+    """The text of a list.
+
+    Raises:
+        SourceError: It cannot be read, or is too long.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            data = file.read(_MOST_LIST_BYTES + 1)
+        if len(data) > _MOST_LIST_BYTES:
+            raise SourceError(f"{what} has more than {_MOST_LIST_BYTES:,} bytes, too many for a list of images.")
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SourceError(f"{what} cannot be read ({error}).") from error

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from faceflow.components.common.errors import ArchiveError, SourceError
 
@@ -23,30 +22,51 @@ _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _HEAD = struct.Struct("<II")
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _LENGTH_BITS = 29
+_MOST_RECORD = 256 << 20
+_MOST_LINE = 256
+_MOST_OFFSET = 1 << 62
 
 
-def read_index(path: Path, what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def read_index(path: Path, what: str) -> tuple[int, Iterator[tuple[int, int]]]:
     """Read an index.
 
+    An index that is in the order of the file, as all known ones are, is never held in memory.
+
     Returns:
-        The records' numbers and byte offsets, both (N,), by rising offset.
+        How many records it lists, and their numbers and byte offsets, by rising offset.
 
     Raises:
         SourceError: A line is malformed.
     """
+    count, last, ordered = 0, -1, True
+    for _, offset in _index_lines(path, what):
+        count += 1
+        ordered &= offset > last
+        last = offset
+    if ordered:
+        return count, _index_lines(path, what)
     values = array("q")
+    for pair in _index_lines(path, what):
+        values.extend(pair)
+    table = np.frombuffer(values, np.int64).reshape(-1, 2)
+    order = np.argsort(table[:, 1], kind="stable")
+    return count, ((int(table[place, 0]), int(table[place, 1])) for place in order)
+
+
+def _index_lines(path: Path, what: str) -> Iterator[tuple[int, int]]:
+    row = 0
     try:
         with open(path, encoding="ascii") as file:
-            for line in file:
+            while line := file.readline(_MOST_LINE):
+                row += 1
                 number, offset = line.split()
-                values.extend((int(number), int(offset)))
-    except (OSError, ValueError, OverflowError) as error:
+                if not 0 <= int(number) < _MOST_OFFSET or not 0 <= int(offset) < _MOST_OFFSET:
+                    raise ValueError(f"{line.strip()!r} is out of range")
+                yield int(number), int(offset)
+    except (OSError, ValueError) as error:
         raise SourceError(
-            f"{what}, line {len(values) // 2 + 1}: {error}. Each line must read '<number> <byte offset>'."
+            f"{what}, line {max(row, 1)}: {error}. Each line must read '<number> <byte offset>'."
         ) from error
-    table = np.frombuffer(values, np.int64).reshape(-1, 2)
-    table = table[np.argsort(table[:, 1], kind="stable")]
-    return table[:, 0], table[:, 1]
 
 
 def read_records(file: Any, what: str) -> Iterator[tuple[int, bytes]]:
@@ -71,6 +91,8 @@ def read_records(file: Any, what: str) -> Iterator[tuple[int, bytes]]:
         flag, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
         if magic != MAGIC or flag > _LAST or (flag in (_WHOLE, _FIRST)) == bool(parts):
             raise _broken(what, offset, "no record begins here")
+        if length > _MOST_RECORD or sum(map(len, parts)) + length > _MOST_RECORD:
+            raise _broken(what, offset, f"a record has more than {_MOST_RECORD:,} bytes, which no image has")
         padded = -(-length // 4) * 4
         data = file.read(padded)
         if len(data) < padded:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
 
 from faceflow.components.common.errors import SourceError
-from faceflow.components.common.hashing import file_sha256
 from faceflow.components.common.ledger import Reason
 from faceflow.components.download.items import Item, Reader
-from faceflow.components.download.landmarks import Landmarks
+from faceflow.components.download.landmarks import Landmarks, short_path
 from faceflow.components.download.members import Members
+
+_log = logging.getLogger("faceflow.download")
 
 
 class TrillionPairsReader(Reader):
     """Streams the archive and joins the landmarks by path.
 
     Args:
-        archive: The archive or folder.
-        landmarks: The landmark file.
-        name: The source's name, for errors.
+        members: The archive or folder.
+        landmarks: The landmarks.
+        what: What to call the landmark file in an error.
     """
 
-    def __init__(self, archive: Path, landmarks: Path, name: str) -> None:
-        """Read the landmarks."""
-        self._members = Members(archive, f"source '{name}': archive {archive.name}")
-        self._what = f"source '{name}': landmarks {landmarks.name}"
-        self._landmarks = Landmarks(landmarks, self._what)
-        self._landmarks_file = landmarks
+    def __init__(self, members: Members, landmarks: Landmarks, what: str) -> None:
+        """Begin before the first image."""
+        self._members = members
+        self._landmarks = landmarks
+        self._what = what
         self._without = 0
+        _log.info("%s: %s rows, %s", what, f"{landmarks.rows:,}", landmarks.labels)
 
     @property
     def total(self) -> int | None:
@@ -42,18 +42,21 @@ class TrillionPairsReader(Reader):
         for member in self._members:
             *folders, file = member.parts
             identity = folders[-1] if folders else ""
-            item = Item(identity, file, member.name, member.size, member.read)
+            points, note, unusable = None, "", None
             if member.hidden:
-                yield replace(item, unusable=(Reason.NOT_AN_IMAGE, "a hidden file"))
+                unusable = (Reason.NOT_AN_IMAGE, "a hidden file")
             elif not identity:
                 reason = Reason.NO_IDENTITY if member.named_like_image else Reason.NOT_AN_IMAGE
-                yield replace(item, unusable=(reason, "lies in no identity's folder"))
+                unusable = (reason, "lies in no identity's folder")
             else:
                 points = self._landmarks.find(identity, file)
-                joined += points is not None
-                self._without += points is None
+                if points is None:
+                    self._without += 1
+                    note = "no landmark row"
+                else:
+                    joined += 1
                 example = example or member.name
-                yield replace(item, landmarks=points)
+            yield Item(identity, file, member.name, member.size, member.read, points, unusable, note)
         if example and not joined:
             raise SourceError(
                 f"{self._what} does not belong to this archive: its first row is for {self._landmarks.example}, the "
@@ -64,7 +67,7 @@ class TrillionPairsReader(Reader):
     def digests(self) -> Mapping[str, str]:
         """Digests of both files."""
         archive = self._members.sha256
-        return ({"archive": archive} if archive else {}) | {"landmarks": file_sha256(self._landmarks_file)}
+        return ({"archive": archive} if archive else {}) | {"landmarks": self._landmarks.sha256}
 
     @property
     def unmatched(self) -> Mapping[str, int]:
@@ -74,4 +77,11 @@ class TrillionPairsReader(Reader):
             "landmark rows without an image": self._landmarks.unused,
             "landmark rows repeated": self._landmarks.repeated,
             "lines that are no landmark row": self._landmarks.malformed,
+            **self._landmarks.labels.unmatched,
         }
+
+    def unmatched_rows(self) -> Iterator[tuple[str, str, str]]:
+        """The landmark rows without an image."""
+        for path in self._landmarks.unused_paths():
+            identity, _, file = short_path(path).rpartition("/")
+            yield identity, file, "a landmark row without an image"

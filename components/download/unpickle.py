@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import codecs
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,8 @@ def _scalar(kind: Any, raw: Any) -> Any:
 
 
 def _from_buffer(raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    if not isinstance(raw, bytes | bytearray):
+        raise pickle.UnpicklingError("an array of something else than bytes")
     made = _Array()
     made.__setstate__((1, shape, kind, order == "F", bytes(raw)))
     return made
@@ -136,6 +139,8 @@ def read_verification_set(path: Path, what: str) -> tuple[list[bytes], list[bool
     """
     try:
         with open(path, "rb") as file:
+            _check_operations(file, path.stat().st_size)
+            file.seek(0)
             loaded = _Unpickler(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle can fail in any operation
         raise ArchiveError(
@@ -148,6 +153,17 @@ def read_verification_set(path: Path, what: str) -> tuple[list[bytes], list[bool
     if not isinstance(images, list | tuple) or not isinstance(flags, list | tuple) or len(images) != 2 * len(flags):
         raise ArchiveError(f"{what} must hold twice as many images as booleans.")
     return [_image(image, index, what) for index, image in enumerate(images)], [_flag(flag, what) for flag in flags]
+
+
+def _check_operations(file: IO[bytes], size: int) -> None:
+    """Refuse what would make the unpickler reserve memory for things that are not in the file.
+
+    It keeps what a pickle has it remember in a table as long as the highest number given, up to 4 billion, and believes
+    lengths of up to 8 bytes; :mod:`pickletools` reads both without doing anything about them.
+    """
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > size:
+            raise pickle.UnpicklingError(f"it remembers something under the number {argument:,}")
 
 
 def _image(image: Any, index: int, what: str) -> bytes:

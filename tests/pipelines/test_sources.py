@@ -30,11 +30,40 @@ def test_local_paths_become_absolute_and_urls_stay(tmp_path):
     assert given["sources"][0]["landmarks"] == "pairs.txt"
 
 
+def test_parts_mirrors_and_buckets(tmp_path):
+    for name in ("set.tar.gz.aa", "set.tar.gz.ab", "one", "two", "copy.tgz"):
+        (tmp_path / name).write_bytes(b"x")
+    given = [
+        {"kind": "folder", "path": "set.tar.gz.aa"},
+        {
+            "kind": "folder",
+            "name": "b",
+            "path": ["one", "https://example.org/two"],
+            "mirrors": {"path": [["one", "two"]]},
+        },
+        {"kind": "folder", "name": "c", "path": "s3://bucket/set.tgz", "mirrors": {"path": ["gs://b/c", "copy.tgz"]}},
+        {"kind": "folder", "name": "d", "path": "nowhere", "mirrors": {"path": ["s3://bucket/set.tgz"]}},
+    ]
+    made = sources.resolved({"sources": given}, tmp_path)
+    at = {name: str(tmp_path / name) for name in ("set.tar.gz.aa", "one", "two", "copy.tgz", "nowhere")}
+    assert made["sources"] == [
+        given[0] | {"path": at["set.tar.gz.aa"]},
+        given[1] | {"path": [at["one"], "https://example.org/two"], "mirrors": {"path": [[at["one"], at["two"]]]}},
+        given[2] | {"mirrors": {"path": ["gs://b/c", at["copy.tgz"]]}},
+        given[3] | {"path": at["nowhere"]},
+    ]
+    assert [path.name for path in sources.local_paths(made)] == [
+        *("set.tar.gz.aa", "set.tar.gz.ab", "one", "two", "copy.tgz")
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ({"kind": "folder", "path": "nowhere"}, "sources: source 'folder': path .*/nowhere does not exist"),
         ({"kind": "folder", "path": "file:///nowhere"}, "sources: source 'folder': path /nowhere does not exist"),
+        ({"kind": "folder", "path": "nowhere", "mirrors": {"path": ["nor here"]}}, "path .*/nowhere does not exist"),
+        ({"kind": "folder", "path": ["nowhere", "s3://b/x"]}, "path .*/nowhere does not exist"),
         ({"kind": "folder", "path": ""}, "lacks 'path'"),
         ({"kind": "folder", "paht": "x"}, "did you mean 'path'"),
         ({"path": "here"}, "lacks 'kind'"),

@@ -74,9 +74,18 @@ class Server:
         files: Bytes by path.
         requests: (method, path, Range header) of everything asked.
         cut_after: Bytes after which the connection of the next GETs is cut, one entry a GET.
+        lies: Bytes to add to the Content-Length of the next GETs, one entry a GET.
+        head_lies: Bytes that HEAD adds to the length.
         statuses: Status codes to answer the next requests with instead.
+        retry_after: What such an answer asks for, or None.
+        redirects: Path to send those on to who ask for a path.
         ranges: Whether ranges are served.
         etags: ETag by path; without one, a Last-Modified is sent.
+        dated: Whether a Last-Modified is sent beside an ETag.
+        encoding: Content-Encoding to claim, or None.
+        at_once: Most GETs that were answered at the same time.
+        mood: Called before each answer with the method, to set any of the above.
+        served: Bytes sent so far.
         no_head: Status code for HEAD, or None to answer it.
         tell_size: Whether HEAD tells the length.
         slowly: Seconds between pieces of 4 kB.
@@ -84,7 +93,10 @@ class Server:
 
     def __init__(self):
         self.files, self.requests, self.cut_after, self.statuses, self.etags = {}, [], [], [], {}
-        self.ranges, self.no_head, self.tell_size, self.slowly = True, None, True, 0.0
+        self.lies, self.head_lies, self.retry_after, self.redirects, self.encoding = [], 0, None, {}, None
+        self.ranges, self.no_head, self.tell_size, self.slowly, self.dated = True, None, True, 0.0, False
+        self.at_once = self._now = self.served = 0
+        self.mood = None
         self.modified = "Wed, 21 Oct 2015 07:28:00 GMT"
         self.stop = threading.Event()
         owner = self
@@ -101,6 +113,21 @@ class Server:
 
             def answer(self, body):
                 owner.requests.append((self.command, self.path, self.headers.get("Range")))
+                if owner.mood:
+                    owner.mood(self.command)
+                owner._now += body
+                owner.at_once = max(owner.at_once, owner._now)
+                try:
+                    self.misbehave(body)
+                finally:
+                    owner._now -= body
+
+            def misbehave(self, body):
+                if self.path in owner.redirects:
+                    self.send_response(302)
+                    self.send_header("Location", owner.url(owner.redirects[self.path]))
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
                 if owner.statuses:
                     return self.plain(owner.statuses.pop(0))
                 if not body and owner.no_head:
@@ -122,24 +149,38 @@ class Server:
                 else:
                     self.send_response(200)
                     part = data
+                length = len(part) + (0 if body else owner.head_lies)
+                lie = owner.lies.pop(0) if body and owner.lies else 0
                 if body or owner.tell_size:
-                    self.send_header("Content-Length", str(len(part)))
-                self.send_header("ETag", etag) if etag else self.send_header("Last-Modified", owner.modified)
+                    self.send_header("Content-Length", str(length + lie))
+                if etag:
+                    self.send_header("ETag", etag)
+                if not etag or owner.dated:
+                    self.send_header("Last-Modified", owner.modified)
+                if owner.encoding:
+                    self.send_header("Content-Encoding", owner.encoding)
                 self.end_headers()
                 if body:
                     cut = owner.cut_after.pop(0) if owner.cut_after else len(part)
+                    self.close_connection = self.close_connection or bool(lie)
                     if owner.slowly:
                         for at in range(0, cut, 4096):
                             self.wfile.write(part[at : min(cut, at + 4096)])
+                            owner.served += min(cut, at + 4096) - at
                             if owner.stop.wait(owner.slowly):
                                 break
                     else:
                         self.wfile.write(part[:cut])
+                        owner.served += min(cut, len(part))
                     if cut < len(part):
                         self.close_connection = True
 
             def plain(self, code):
                 self.send_response(code)
+                if code == 416:
+                    self.send_header("Content-Range", f"bytes */{len(owner.files[self.path])}")
+                if owner.retry_after is not None:
+                    self.send_header("Retry-After", owner.retry_after)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 

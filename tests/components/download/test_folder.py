@@ -70,3 +70,14 @@ def test_the_number_of_files_is_known_where_it_can_be(write, picture):
     files = {f"Ann/{i}.jpg": picture() for i in range(3)}
     totals = [IdentityFolders(Members(write(name, files), "the set")).total for name in CONTAINERS]
     assert totals == [3, 3, None]
+
+
+def test_identities_that_may_be_one_folder_further_in_are_told(write, picture, caplog):
+    files = {f"{part}/n00000{who}/{i}.jpg": picture() for part in ("train", "test") for who in (1, 2) for i in (1, 2)}
+    path = write("vggface2.zip", files)
+    items = list(IdentityFolders(Members(path, "the set")).items())
+    assert {item.identity for item in items} == {"train", "test"}
+    assert "all 8 images lie in folders below those taken for identities" in caplog.text and '"strip": 1' in caplog.text
+    caplog.clear()
+    assert {item.identity for item in IdentityFolders(Members(path, "the set"), 1).items()} == {"n000001", "n000002"}
+    assert not caplog.text

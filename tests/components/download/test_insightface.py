@@ -105,6 +105,31 @@ def test_an_index_of_another_file_is_noticed(tmp_path, images):
         read(folder)
 
 
+def test_an_index_in_another_order_than_the_file_is_sorted(tmp_path, images):
+    folder = write_rec(tmp_path / "set", [record(number, 0.0, image) for number, image in enumerate(images, start=5)])
+    lines = (folder / "train.idx").read_text().splitlines()
+    (folder / "train.idx").write_text("\n".join(reversed(lines)) + "\n")
+    assert [(row[2], row[3]) for row in read(folder)] == [(str(5 + i), image) for i, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("line", ["1 -4", "-1 0", "1 99999999999999999999", "1", "x" * 10_000])
+def test_an_index_line_that_no_file_can_have_is_refused(tmp_path, images, line):
+    folder = write_rec(tmp_path / "set", [record(1, 0.0, images[0])])
+    (folder / "train.idx").write_text(line)
+    with pytest.raises(SourceError, match=r"train\.idx, line 1"):
+        read(folder)
+
+
+def test_a_record_that_never_ends_takes_no_memory(tmp_path):
+    folder = write_rec(tmp_path / "set", [record(1, 0.0, b"image")])
+    part = MAGIC + struct.pack("<I", 2 << 29 | (1 << 20)) + bytes(1 << 20)
+    first = MAGIC + struct.pack("<I", 1 << 29 | 4) + b"head"
+    with open(folder / "train.rec", "wb") as file:
+        file.write(first + MAGIC + struct.pack("<I", 2 << 29 | ((1 << 29) - 1)) + part)
+    with pytest.raises(ArchiveError, match=r"at byte 12: a record has more than 268,435,456 bytes"):
+        read(folder)
+
+
 @pytest.mark.parametrize("label", [-1.0, 0.5, float("nan"), float("inf")])
 def test_a_label_that_is_no_class_is_refused(tmp_path, label):
     with pytest.raises(ArchiveError, match="record 1 has the label"):

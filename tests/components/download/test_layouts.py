@@ -14,6 +14,7 @@ from faceflow.components.download.items import Item
 from faceflow.components.download.landmarks import Landmarks, parse_line
 from faceflow.components.download.lfw import LfwReader, read_pairs
 from faceflow.components.download.megaface import ListedImages
+from faceflow.components.download.members import Members
 from faceflow.components.download.trillion_pairs import TrillionPairsReader
 
 POINTS = " ".join(str(10.5 + i) for i in range(10))
@@ -30,7 +31,8 @@ VALUES = [10.5 + i for i in range(10)]
     ],
 )
 def test_a_landmark_row_is_parsed_from_the_right(line, path):
-    assert parse_line(line) == (path, VALUES)
+    row = parse_line(line)
+    assert row is not None and (row.path, row.values) == (path, VALUES)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +65,15 @@ def test_landmarks_may_be_plain_gzipped_or_in_a_tar(tmp_path):
         Landmarks(tmp_path / "lmk.gz", "lmk.gz")
 
 
+def joined(archive, lmk):
+    return TrillionPairsReader(Members(archive, "archive"), Landmarks(lmk, "landmarks lmk"), "landmarks lmk")
+
+
 def test_trillion_pairs_are_joined_by_path_and_what_is_left_over_is_counted(write, tmp_path, picture):
     images = {f"celebrity/{name}": picture() for name in ("A/1.jpg", "A/2.jpg", "B b/1.jpg")}
     rows = landmark_rows("A/1.jpg", "B b/1.jpg", "C/1.jpg", "A/1.jpg") + b"a broken line\n"
     (tmp_path / "lmk").write_bytes(rows)
-    reader = TrillionPairsReader(write("celebrity.tar.gz", images), tmp_path / "lmk", "set")
+    reader = joined(write("celebrity.tar.gz", images), tmp_path / "lmk")
     items = {item.path: item for item in reader.items()}
     assert {path: item.landmarks is not None for path, item in items.items()} == {
         "A/1.jpg": True, "A/2.jpg": False, "B b/1.jpg": True,
@@ -77,13 +83,18 @@ def test_trillion_pairs_are_joined_by_path_and_what_is_left_over_is_counted(writ
         "landmark rows without an image": 1,
         "landmark rows repeated": 1,
         "lines that are no landmark row": 1,
+        "label numbers that no identity has": 4,
+        "rows with a label out of range": 0,
+        "identities with several labels": 1,
+        "identities that share their label with another": 0,
     }
+    assert list(reader.unmatched_rows()) == [("C", "1.jpg", "a landmark row without an image")]
     assert set(reader.digests) == {"archive", "landmarks"}
 
 
 def test_a_landmark_file_of_another_set_is_an_error(write, tmp_path, picture):
     (tmp_path / "lmk").write_bytes(landmark_rows("Z/1.jpg"))
-    reader = TrillionPairsReader(write("msra.tar.gz", {"msra/A/1.jpg": picture()}), tmp_path / "lmk", "set")
+    reader = joined(write("msra.tar.gz", {"msra/A/1.jpg": picture()}), tmp_path / "lmk")
     with pytest.raises(SourceError, match=r"celebrity/Z/1\.jpg.*msra/A/1\.jpg"):
         list(reader.items())
     (tmp_path / "lmk").write_bytes(b"nothing\nof the kind\n")
@@ -112,7 +123,9 @@ def lfw_files(picture, *, wrapper="lfw/", skip=()):
 @pytest.mark.parametrize("wrapper", ["lfw/", ""])
 def test_lfw_pairs_become_paths_and_folds(write, tmp_path, picture, container, wrapper):
     (tmp_path / "pairs.txt").write_text(LFW_PAIRS)
-    reader = LfwReader(write(container, lfw_files(picture, wrapper=wrapper)), tmp_path / "pairs.txt", "lfw")
+    reader = LfwReader(
+        Members(write(container, lfw_files(picture, wrapper=wrapper)), "lfw"), tmp_path / "pairs.txt", "pairs.txt"
+    )
     assert len(list(reader.items())) == 8
     pairs = list(reader.pairs())
     assert [(pair.same, pair.fold) for pair in pairs] == [
@@ -124,7 +137,7 @@ def test_lfw_pairs_become_paths_and_folds(write, tmp_path, picture, container, w
 def test_a_missing_image_of_a_pair_is_named_with_its_line(write, tmp_path, picture):
     (tmp_path / "pairs.txt").write_text(LFW_PAIRS)
     archive = write("lfw.tgz", lfw_files(picture, skip=["Cy/Cy_0002.jpg"]))
-    reader = LfwReader(archive, tmp_path / "pairs.txt", "lfw")
+    reader = LfwReader(Members(archive, "lfw"), tmp_path / "pairs.txt", "pairs pairs.txt")
     list(reader.items())
     with pytest.raises(SourceError, match=r"pairs\.txt, line 6: Cy/Cy_0002\.jpg is not among the images \(1 of the 8"):
         list(reader.pairs())
@@ -161,19 +174,21 @@ def test_only_listed_images_are_read_and_each_must_be_there(write, tmp_path, pic
     images = {wrapper + path: picture() for path in [*paths, "Bo/unlisted.jpg"]}
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps({"path": paths, "id": ["ann", "ann", "bo"]}))
-    reader = ListedImages(write(container, images), listed, "probes")
+    reader = ListedImages(Members(write(container, images), "probes"), listed, "list")
     assert {(item.identity, item.file) for item in reader.items()} == {
         ("ann", "Ann_Lee_1.jpg"), ("ann", "Ann_Lee_2.jpg"), ("bo", "Bo_9.png"),
     }  # fmt: skip
     assert reader.unmatched["files that the list does not name"] == 1
     listed.write_text(json.dumps({"path": [*paths, "Cy/Cy_1.jpg"]}))
     with pytest.raises(SourceError, match=r"names Cy/Cy_1\.jpg.*1 of 4 are missing"):
-        list(ListedImages(write(container, images), listed, "probes").items())
+        list(ListedImages(Members(write(container, images), "probes"), listed, "list").items())
 
 
 def test_distractors_belong_to_the_folders_they_lie_in(write, tmp_path, picture):
     (tmp_path / "list.json").write_text(json.dumps({"path": ["100/10007500@N06/1_0.jpg"]}))
-    reader = ListedImages(write("images", {"100/10007500@N06/1_0.jpg": picture()}), tmp_path / "list.json", "megaface")
+    reader = ListedImages(
+        Members(write("images", {"100/10007500@N06/1_0.jpg": picture()}), "path"), tmp_path / "list.json", "list"
+    )
     assert [(item.identity, item.file) for item in reader.items()] == [("100/10007500@N06", "1_0.jpg")]
 
 
@@ -183,7 +198,7 @@ def test_distractors_belong_to_the_folders_they_lie_in(write, tmp_path, picture)
 def test_a_malformed_list_is_refused(write, tmp_path, picture, text):
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(SourceError, match=r"list\.json"):
-        ListedImages(write("images", {"a/b.jpg": picture()}), tmp_path / "list.json", "set")
+        ListedImages(Members(write("images", {"a/b.jpg": picture()}), "path"), tmp_path / "list.json", "list list.json")
 
 
 def item(identity, file, name):

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,25 @@ def test_what_a_pickle_can_reach_cannot_be_changed_by_it(tmp_path):
         with pytest.raises(ArchiveError):
             read(tmp_path, b"\x80\x02c_codecs\nencode\n" + state + b"b.")
     assert unpickle._encode.__defaults__ == before
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # remembers a list under the number 2,147,483,647: 32 GB of table
+        b"(lp99999999999\n.",  # the same in protocol 0
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\x00\x00\x00abc.",  # a terabyte of bytes
+        # A terabyte of zeros, by way of bytes(<int>).
+        b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(\x8a\x06\x00\x00\x00\x00\x00\x01NNNtR.",
+    ],
+)
+def test_a_pickle_that_asks_for_memory_does_not_get_it(tmp_path, data):
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match="nothing in it was executed"):
+        read(tmp_path, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 @pytest.mark.parametrize(
