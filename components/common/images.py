@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from faceflow.components.common import jpeg
 from faceflow.components.common.errors import ImageError
 from faceflow.components.common.ledger import Reason
 from faceflow.components.common.storage import readable_bytes
@@ -56,6 +57,10 @@ def inspect(data: bytes) -> Header:
     """
     if not data:
         raise ImageError("the file is empty", Reason.NOT_AN_IMAGE)
+    ordinary = jpeg.measure(data)
+    if ordinary is not None:
+        width, height, components, orientation = ordinary
+        return _header("JPEG", "RGB" if components == 3 else "L", width, height, orientation)
     try:
         with Image.open(io.BytesIO(data)) as image:
             # PngImageFile.getexif() decodes the whole picture to find a chunk behind it; info holds what stands before.
@@ -69,6 +74,10 @@ def inspect(data: bytes) -> Header:
         raise ImageError(f"not an image: the file begins with {start}", Reason.NOT_AN_IMAGE) from error
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise ImageError(f"the image's header is broken: {error}", Reason.UNDECODABLE) from error
+    return _header(kind, mode, width, height, orientation)
+
+
+def _header(kind: str, mode: str, width: int, height: int, orientation: int) -> Header:
     if orientation not in _UPRIGHT:
         orientation = 1
     if orientation >= 5:
@@ -88,7 +97,9 @@ def check_pixels(header: Header, max_pixels: int) -> None:
         )
 
 
-def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, header: Header | None = None
+) -> NDArray[np.uint8]:
     """Decode an image file to upright RGB.
 
     Grey becomes three equal channels, 16 bits become the upper 8, CMYK is converted, transparency is dropped, and the
@@ -97,6 +108,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint
     Args:
         data: The file's bytes.
         max_pixels: Largest number of pixels allowed, checked before decoding.
+        header: What :func:`inspect` says of it, if that is known.
 
     Returns:
         (H, W, 3) uint8.
@@ -104,11 +116,11 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint
     Raises:
         ImageError: ``not_an_image``, ``undecodable`` (a truncated file among them) or ``too_large``.
     """
-    header = inspect(data)
+    header = header or inspect(data)
     check_pixels(header, max_pixels)
     ending = _ENDINGS.get(header.format)
     # OpenCV fills the missing part of a truncated file with grey and says nothing; Pillow refuses it.
-    whole = ending is not None and data[-64:].rstrip(b"\0\r\n ").endswith(ending)
+    whole = ending is not None and (data.endswith(ending) or data[-64:].rstrip(b"\0\r\n ").endswith(ending))
     pixels = _decode_strictly(data) if not whole or header.mode == "CMYK" else None
     if pixels is None or header.mode.startswith("I"):
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

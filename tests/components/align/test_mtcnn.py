@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from faceflow.components.align import mtcnn
+from faceflow.components.align import mtcnn, shard
 from faceflow.components.align.faces import choose
 from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.geometry import TEMPLATES
@@ -30,33 +30,6 @@ def detect(images, min_score=0.9, longest_side=1024):
 def error(found, wanted):
     """Mean distance between landmarks over the distance between the eyes."""
     return np.hypot(*(found - wanted).T).mean() / np.hypot(*(wanted[0] - wanted[1]))
-
-
-def test_detections_are_those_of_the_package_image_by_image(faces):
-    images = [face.image for face in faces[:5]] + [np.hstack([faces[0].image, faces[1].image])]
-    for image, found in zip(images, detect(images, min_score=0.0), strict=True):
-        alone = mtcnn._network().detect_faces(image)
-        assert len(found) == len(alone) >= 1
-        for ours, theirs in zip(sorted(found, key=lambda f: -f.score), alone, strict=True):
-            x, y, width, height = theirs["box"]
-            points = [theirs["keypoints"][n] for n in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")]
-            # The package rounds to whole pixels, and fits its boxes into the image.
-            np.testing.assert_allclose(ours.landmarks, points, atol=0.51)
-            left, top, right, bottom = np.clip(ours.box, 0, np.array(image.shape[1::-1] * 2) - 1)
-            np.testing.assert_allclose([left, top, right - left, bottom - top], [x, y, width, height], atol=1.01)
-            assert ours.score == pytest.approx(theirs["confidence"], abs=1e-4)
-
-
-def test_a_detection_does_not_hang_on_the_other_images_of_its_batch(faces):
-    images = [face.image[:200] for face in faces]  # cut at the chin: many candidates, and many of one score
-    together = mtcnn._detect(images, 1024, 0.0)
-    for image, found in zip(images, together, strict=True):
-        (alone,) = mtcnn._detect([image], 1024, 0.0)
-        assert len(alone) == len(found)
-        for one, other in zip(alone, found, strict=True):
-            np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-3)
-            np.testing.assert_allclose(one.box, other.box, atol=1e-3)
-    assert sum(map(bool, together)) >= len(faces) // 2
 
 
 def test_landmarks_are_near_the_true_ones_at_any_size(faces):
@@ -87,7 +60,7 @@ def test_a_face_that_fills_the_image_is_found_by_continuing_the_border(faces):
         left, top = np.maximum(face.landmarks.min(0) - 0.42 * np.ptp(face.landmarks, axis=0), 0).astype(int)
         right, bottom = (face.landmarks.max(0) + 0.42 * np.ptp(face.landmarks, axis=0)).astype(int)
         crop = cv2.resize(face.image[top:bottom, left:right], (160, 160))
-        alone += any(each.score >= 0.9 for each in mtcnn._detect([crop], 1024, 0.0)[0])
+        alone += any(each.score >= 0.9 for each in mtcnn._detect([crop], 1024, 0.1, 0.0)[0])
         (found,) = detect([crop])
         good = [each for each in found if each.score >= 0.9]
         helped += bool(good)
@@ -167,3 +140,27 @@ def test_a_face_is_found_in_every_real_photograph(raw, align):
         pytest.skip("needs ../shared/data/celebrity-photos")
     dataset = align(raw(*((f"celebrity/{file.stem}/{file.name}", file.read_bytes()) for file in files)))
     assert dataset.manifest.images == len(files)
+
+
+def test_windows_threads_and_workers_do_not_change_a_byte(raw, align, encode, faces, tmp_path, monkeypatch):
+    pictures = [face.image[: 250 - 10 * (place % 4)] for place, face in enumerate(faces)] + [faces[0].image[90:]]
+    source = raw(*((f"people/{'AB'[i % 2]}/{i}", encode(each)) for i, each in enumerate(pictures)), shards=2)
+    align(source, "first", threads=1)
+    align(source, "threads", threads=3)
+    align(source, "workers", workers=2, threads=1)
+    monkeypatch.setattr(shard, "_WINDOW_RECORDS", 2)
+    align(source, "windows", threads=2)
+    for name in sorted(path.name for path in (tmp_path / "first").iterdir()):
+        for other in ("threads", "workers", "windows"):
+            assert (tmp_path / "first" / name).read_bytes() == (tmp_path / other / name).read_bytes(), (other, name)
+    assert (tmp_path / "first.html").read_text() == (tmp_path / "windows.html").read_text()
+
+
+def test_small_faces_are_searched_for_only_if_wanted(faces):
+    wide = np.full((500, 700, 3), 110, np.uint8)
+    wide[100:350, 30:280] = faces[0].image
+    wide[200:260, 500:560] = cv2.resize(faces[1].image, (60, 60), interpolation=cv2.INTER_AREA)
+    assert len([face for face in mtcnn.detect([wide], 0.9, 1024, 0.0)[0] if face.score >= 0.9]) == 2
+    (found,) = mtcnn.detect([wide], 0.9, 1024, 0.15)
+    assert len(found) == 1
+    assert error(found[0].landmarks, faces[0].landmarks + [30, 100]) < 0.15

@@ -123,9 +123,9 @@ def test_what_cannot_be_aligned_is_dropped_for_a_reason(raw, align, encode):
         "one pixel": "too_small",
         "large": "too_large",
         "tiny face": "too_small",
-        "one point": "no_face",
-        "outside": "no_face",
-        "nan": "no_face",
+        "one point": "bad_landmarks",
+        "outside": "bad_landmarks",
+        "nan": "bad_landmarks",
         "none": "no_face",
     }
     assert dataset.manifest.drops == Counter(reason for reason in found.values() if reason)
@@ -297,10 +297,16 @@ def test_the_component_runs_the_stage(raw, encode, tmp_path):
     source = SimpleNamespace(path=str(raw(("people/Al/1", encode(dotted(points)), points))))
     faces, report = (SimpleNamespace(path=str(tmp_path / name)) for name in ("faces", "report"))
     component.python_func(
-        raw_faces=source, faces=faces, report=report, template="arcface_96x112", options={"jpeg_quality": 80.0}
+        raw_faces=source,
+        faces=faces,
+        report=report,
+        template="arcface_96x112",
+        several_faces="drop",
+        options={"jpeg_quality": 80.0},
     )
     manifest = Dataset(faces.path).manifest
     assert (manifest.template, manifest.settings["jpeg_quality"]) == ("arcface_96x112", 80)
+    assert manifest.settings["several_faces"] == "drop"
     assert json.loads((tmp_path / "faces" / "manifest.json").read_text())["stage"] == "align"
     assert "<html" in (tmp_path / "report").read_text()
     with pytest.raises(SettingsError, match="landmarks"):
