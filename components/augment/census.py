@@ -1,120 +1,135 @@
-"""The first pass: how many images each identity has, and a hash of each image's key. No image is decoded.
+"""The first pass: how many images each identity has, and the sampling hashes that can matter. No shard is opened.
 
-Each shard gives one Parquet file with a row an identity, so shards are counted independently; :func:`merge` puts them
-together. Which images a sample takes is decided by the hashes alone.
+A dataset's ledger names every image that is in it, so counting reads keys of some 40 bytes instead of pictures. Which
+images a sample takes is decided by the hashes of their keys alone, the smallest first; so of one identity no more are
+kept than the largest sample takes, and memory is bounded by identities and sample size, not by the number of images.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from faceflow.components.common.dataset import Dataset
+from faceflow.components.common.duplicates import Duplicates
 from faceflow.components.common.errors import DatasetError
-from faceflow.components.common.hashing import stable_hash
-from faceflow.components.common.record import peek
+from faceflow.components.common.hashing import stable_hash, stable_hashes
+from faceflow.components.common.ledger import rows_kept
+from faceflow.components.common.record import glanced
+from faceflow.components.common.smallest import Smallest
 from faceflow.components.common.tfrecord import read
 
-Census = Mapping[str, NDArray[np.uint64]]
 
-_SCHEMA = pa.schema([("identity", pa.string()), ("hashes", pa.list_(pa.uint64()))])
-_SOURCES = b"sources"
+@dataclass(frozen=True)
+class Census:
+    """What the policy is decided from.
+
+    Attributes:
+        identities: All of them, sorted.
+        images: How many images each has.
+        smallest: The smallest sampling hashes of each.
+    """
+
+    identities: list[str]
+    images: NDArray[np.int64]
+    smallest: Smallest
+
+    def __len__(self) -> int:
+        """Number of identities."""
+        return len(self.identities)
 
 
-def sampling_hash(seed: int, key: str) -> int:
+def sampling_hash(seed: int, key: str | bytes) -> int:
     """The number by which images of one identity compete to be sampled: the smallest win."""
     return stable_hash(seed, "sample", key)
 
 
-def source_of(key: str) -> str:
-    """The source's name, with which every key begins."""
-    return key.partition("/")[0]
-
-
-def count_shard(shard: tuple[int, str], *, directory: str, seed: int) -> None:
-    """Count one shard.
+def count(datasets: Sequence[Dataset], *, seed: int, sample: int, without: Container[bytes] = frozenset()) -> Census:
+    """Count the images of every identity.
 
     Args:
-        shard: The shard's number over all inputs, and its path.
-        directory: Where the counts are written, under the shard's number.
+        datasets: What align wrote.
         seed: The stage's seed.
+        sample: How many of the smallest sampling hashes of each identity to keep.
+        without: Keys, UTF-8, of images that do not count.
 
     Raises:
-        DatasetError: The shard holds augmented images already.
+        DatasetError: Two datasets hold a source of the same name, two images have the same key, a dataset holds
+            augmented copies, or its ledger does not go with its shards.
     """
-    index, path = shard
-    hashes: dict[str, list[int]] = defaultdict(list)
-    sources: set[str] = set()
-    for payload in read(Path(path)):
-        key, identity, variant = peek(payload)
-        if variant:
+    numbers: dict[bytes, int] = {}
+    images = np.zeros(1 << 10, np.int64)
+    smallest = Smallest(sample)
+    owners: dict[bytes, Dataset] = {}
+    with Duplicates(sum(dataset.manifest.images for dataset in datasets)) as twice:
+        for dataset in datasets:
+            sources: set[bytes] = set()
+            for keys, identities, codes in _batches(dataset):
+                sources.update({key.partition(b"/")[0] for key in keys})
+                hashes = stable_hashes((seed, "sample"), keys)
+                twice.add(hashes)
+                known = np.array([numbers.setdefault(name, len(numbers)) for name in identities], np.int64)
+                owned = known[codes]
+                if without:
+                    counted = np.array([key not in without for key in keys], bool)
+                    owned, hashes = owned[counted], hashes[counted]
+                if len(numbers) > len(images):
+                    images = np.concatenate([images, np.zeros(len(numbers), np.int64)])
+                images += np.bincount(owned, minlength=len(images))
+                smallest.add(owned, hashes)
+            _check_sources(sources, owners, dataset)
+        if found := twice.found():
+            _refuse_duplicate(datasets, seed, found)
+    order = sorted(numbers)
+    places = np.array([numbers[name] for name in order], np.int64)
+    present = images[places] > 0
+    order = [name for name, there in zip(order, present, strict=True) if there]
+    places = places[present]
+    return Census([name.decode() for name in order], images[places], smallest.renumbered(places))
+
+
+def _batches(dataset: Dataset) -> Iterator[tuple[list[bytes], list[bytes], NDArray[np.int64]]]:
+    """Keys of a dataset's images, and their identities as numbers into a list of names."""
+    copies = sorted(set(dataset.manifest.variants) - {""})
+    if copies:
+        raise DatasetError(
+            f"{dataset.path} holds augmented copies ({', '.join(copies)}): give augment the datasets that align wrote."
+        )
+    images = 0
+    for batch in rows_kept(dataset.path):
+        images += len(batch.keys)
+        yield batch.keys, batch.identities, batch.codes
+    if images != dataset.manifest.images:
+        raise DatasetError(
+            f"{dataset.path} has {dataset.manifest.images:,} images by its manifest and {images:,} by its ledger: "
+            f"run the stage that wrote it ({dataset.manifest.stage}) again."
+        )
+
+
+def _check_sources(sources: set[bytes], owners: dict[bytes, Dataset], dataset: Dataset) -> None:
+    for source in sorted(sources):
+        if source in owners:
             raise DatasetError(
-                f"{path}: image '{key}' is an augmented copy ({variant}): give augment the datasets that align wrote."
+                f"two inputs hold a source named '{source.decode()}': {owners[source].path} and {dataset.path}. "
+                "Their keys would collide: give each source a 'name' of its own "
+                "(the same 'namespace' still merges their identities)."
             )
-        hashes[identity].append(sampling_hash(seed, key))
-        sources.add(source_of(key))
-    table = pa.table([list(hashes), list(hashes.values())], schema=_SCHEMA)
-    table = table.replace_schema_metadata({_SOURCES: "\n".join(sorted(sources))})
-    pq.write_table(table, _file(directory, index))
+        owners[source] = dataset
 
 
-def merge(directory: str, datasets: Sequence[Dataset]) -> Census:
-    """Put the shards' counts together, and check that the datasets go together.
-
-    Args:
-        directory: Where :func:`count_shard` wrote.
-        datasets: The inputs, in the order in which their shards were numbered.
-
-    Returns:
-        For every identity, the sampling hashes of its images.
-
-    Raises:
-        DatasetError: Two datasets hold a source of the same name, or two images have the same key.
-    """
-    hashes: dict[str, list[NDArray[np.uint64]]] = defaultdict(list)
-    owners: dict[str, Dataset] = {}
-    index = 0
-    for dataset in datasets:
-        sources: set[str] = set()
-        for _ in dataset.shards:
-            table = pq.read_table(_file(directory, index))
-            sources.update((table.schema.metadata or {}).get(_SOURCES, b"").decode().split("\n"))
-            for identity, values in zip(table["identity"].to_pylist(), table["hashes"], strict=True):
-                hashes[identity].append(values.values.to_numpy())
-            index += 1
-        for source in sorted(sources - {""}):
-            if source in owners:
-                raise DatasetError(
-                    f"two inputs hold a source named '{source}': {owners[source].path} and {dataset.path}. "
-                    "Their keys would collide: give each source a 'name' of its own "
-                    "(the same 'namespace' still merges their identities)."
-                )
-            owners[source] = dataset
-    census = {identity: np.sort(np.concatenate(parts)) for identity, parts in sorted(hashes.items())}
-    for identity, values in census.items():
-        if len(values) > 1 and (values[1:] == values[:-1]).any():
-            _refuse_duplicate(datasets, identity)
-    return census
-
-
-def _refuse_duplicate(datasets: Sequence[Dataset], identity: str) -> None:
-    seen: dict[str, Path] = {}
+def _refuse_duplicate(datasets: Sequence[Dataset], seed: int, hashes: Container[int]) -> None:
+    seen: dict[bytes, Path] = {}
     for shard in (path for dataset in datasets for path in dataset.shards):
         for payload in read(shard):
-            key, owner, _ = peek(payload)
-            if owner == identity and key in seen:
+            key = glanced(payload).key
+            if key in seen:
                 raise DatasetError(
-                    f"two images have the key '{key}': in {seen[key]} and in {shard}. Keys must be unique: "
+                    f"two images have the key '{key.decode()}': in {seen[key]} and in {shard}. Keys must be unique: "
                     "run the stage that wrote this dataset again, and report it if that does not help."
                 )
-            seen[key] = shard
-
-
-def _file(directory: str, index: int) -> Path:
-    return Path(directory) / f"census-{index:05d}.parquet"
+            if sampling_hash(seed, key) in hashes:
+                seen[key] = shard

@@ -13,6 +13,7 @@ def augment(
         "n > 350: sample(350) | n > 200: keep | n > 90: keep, opening | "
         "n > 30: keep, opening, gaussian_noise, salt_pepper | drop"
     ),
+    materialize: bool = True,
     holdout_fraction: float = 0.0,
     seed: int = 0,
     options: dict = {},
@@ -26,6 +27,7 @@ def augment(
         held_out_faces: Identities held out for evaluation, untouched; empty where holdout_fraction is 0.
         report: Images per identity before and after, counts band by band, and each operation's effect.
         policy: Rules by n, the images of an identity; the first match wins.
+        materialize: Whether to write the changed copies; otherwise training makes them as it reads.
         holdout_fraction: Fraction of the identities to hold out, at least 2 of them; 0 for none.
         seed: Seed of every random choice.
         options: Rarely used settings by name; see the stage's README.
@@ -36,7 +38,9 @@ def augment(
     from faceflow.components.augment import stage
 
     stage.run(
-        stage.Settings.build(options, policy=policy, holdout_fraction=holdout_fraction, seed=seed),
+        stage.Settings.build(
+            options, policy=policy, materialize=materialize, holdout_fraction=holdout_fraction, seed=seed
+        ),
         stage.Inputs(tuple(Path(each.path) for each in faces)),
         stage.Outputs(Path(augmented_faces.path), Path(held_out_faces.path), Path(report.path)),
     )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from faceflow.components.augment.census import Census
 from faceflow.components.augment.policy import Policy
+from faceflow.components.common import files
 from faceflow.components.common.errors import DatasetError, SettingsError
-from faceflow.components.common.hashing import file_sha256, stable_hash
+from faceflow.components.common.hashing import stable_hashes
 
 HELD_OUT = -1
-_EVERYTHING = (1 << 64) - 1
+EVERYTHING = (1 << 64) - 1
 _SCHEMA = pa.schema(
     [("identity", pa.string()), ("images", pa.int64()), ("rule", pa.int16()), ("threshold", pa.uint64())]
 )
@@ -38,7 +41,48 @@ class Decision:
     threshold: int
 
 
-Plan = Mapping[str, Decision]
+class Plan(Mapping[str, Decision]):
+    """The decision of every identity, in arrays: there may be a million of them.
+
+    Args:
+        identities: Their names, sorted.
+        images: (identities,) int64, see :class:`Decision`.
+        rules: (identities,) int16.
+        thresholds: (identities,) uint64.
+    """
+
+    def __init__(
+        self,
+        identities: Sequence[str],
+        images: NDArray[np.int64],
+        rules: NDArray[np.int16],
+        thresholds: NDArray[np.uint64],
+    ) -> None:
+        """Keep the arrays."""
+        self.identities = identities
+        self.images = images
+        self.rules = rules
+        self.thresholds = thresholds
+
+    @cached_property
+    def places(self) -> dict[bytes, int]:
+        """Where in the arrays each identity is, by its name in UTF-8."""
+        return {identity.encode(): place for place, identity in enumerate(self.identities)}
+
+    def __getitem__(self, identity: str) -> Decision:
+        """The decision of one identity."""
+        return self._at(self.places[identity.encode()])
+
+    def _at(self, place: int) -> Decision:
+        return Decision(int(self.images[place]), int(self.rules[place]), int(self.thresholds[place]))
+
+    def __iter__(self) -> Iterator[str]:
+        """The identities, sorted."""
+        return iter(self.identities)
+
+    def __len__(self) -> int:
+        """Number of identities."""
+        return len(self.identities)
 
 
 def make(census: Census, policy: Policy, holdout_fraction: float, seed: int) -> Plan:
@@ -48,7 +92,7 @@ def make(census: Census, policy: Policy, holdout_fraction: float, seed: int) -> 
     since an identity with one image has no pair to score.
 
     Args:
-        census: For every identity, the sorted sampling hashes of its images.
+        census: What each identity has; of those that are sampled, as many hashes as the sample takes.
         policy: The policy.
         holdout_fraction: Fraction of the identities to hold out; 0 for none.
         seed: The stage's seed.
@@ -62,30 +106,29 @@ def make(census: Census, policy: Policy, holdout_fraction: float, seed: int) -> 
             f"the data holds {_counted(len(census), 'identity', 'identities')}: telling faces apart takes at least 2. "
             "Check that the source has one folder for each identity, and align's ledger for images that were dropped."
         )
-    held_out = _held_out(census, holdout_fraction, seed)
-    plan = {}
-    for identity, hashes in census.items():
-        images = len(hashes)
-        if identity in held_out:
-            plan[identity] = Decision(images, HELD_OUT, _EVERYTHING)
-            continue
-        index = policy.decide(images)
-        kept = policy.rules[index].kept(images)
-        plan[identity] = Decision(images, index, int(hashes[kept - 1]) if 0 < kept < images else _EVERYTHING)
-    left = [decision.images for decision in plan.values() if decision.rule != HELD_OUT]
-    trained = sum(policy.rules[policy.decide(images)].action != "drop" for images in left)
+    images = census.images
+    several, back = np.unique(images, return_inverse=True)
+    decided = [policy.decide(int(count)) for count in several]
+    kept = np.array([policy.rules[rule].kept(int(n)) for n, rule in zip(several, decided, strict=True)], np.int64)[back]
+    rules = np.array(decided, np.int16)[back]
+    rules[_held_out(census, holdout_fraction, seed)] = HELD_OUT
+    thresholds = np.full(len(census), EVERYTHING, np.uint64)
+    sampled = np.flatnonzero((rules != HELD_OUT) & (kept > 0) & (kept < images))
+    thresholds[sampled] = census.smallest.nth(sampled, kept[sampled] - 1)
+    left = images[rules != HELD_OUT]
+    trained = int(((rules != HELD_OUT) & (kept > 0)).sum())
     if trained < 2:
         raise SettingsError(
             f"setting 'policy' leaves {_counted(trained, 'identity', 'identities')} of {len(left):,} to train on, "
-            f"but at least 2 are needed.\n  policy: {policy}\n{histogram(left)}\n{_advice(left)}"
+            f"but at least 2 are needed.\n  policy: {policy}\n{histogram(left.tolist())}\n{_advice(left.tolist())}"
         )
-    return plan
+    return Plan(census.identities, images, rules, thresholds)
 
 
-def _held_out(census: Census, fraction: float, seed: int) -> set[str]:
+def _held_out(census: Census, fraction: float, seed: int) -> NDArray[np.int64]:
     if fraction == 0:
-        return set()
-    eligible = [identity for identity, hashes in census.items() if len(hashes) >= 2]
+        return np.empty(0, np.int64)
+    eligible = np.flatnonzero(census.images >= 2)
     wanted = max(2, int(fraction * len(eligible) + 0.5))
     if len(eligible) < wanted or len(census) - wanted < 2:
         raise SettingsError(
@@ -94,7 +137,8 @@ def _held_out(census: Census, fraction: float, seed: int) -> set[str]:
             "and at least 2 must be left to train on. "
             "Lower the fraction, set it to 0 for no held-out identities, or add identities."
         )
-    return set(sorted(eligible, key=lambda identity: (stable_hash(seed, "holdout", identity), identity))[:wanted])
+    hashes = stable_hashes((seed, "holdout"), [census.identities[place].encode() for place in eligible])
+    return eligible[np.argsort(hashes, kind="stable")[:wanted]]
 
 
 def histogram(counts: Sequence[int]) -> str:
@@ -142,20 +186,24 @@ def _counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def write(plan: Plan, directory: Path) -> Path:
+def write(plan: Plan, folder: files.Location) -> str:
     """Write a plan where the workers can read it.
 
     Returns:
         The file, named by its contents: whoever has read a file of that name has read this plan.
     """
-    rows = [(identity, each.images, each.rule, each.threshold) for identity, each in plan.items()]
-    aside = directory / "plan.parquet"
-    pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA), aside)
-    return aside.rename(directory / f"plan-{file_sha256(aside)}.parquet")
+    columns = [pa.array(plan.identities, pa.string()), plan.images, plan.rules, plan.thresholds]
+    written = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=_SCHEMA), written)
+    location = files.join(folder, f"plan-{hashlib.sha256(written.getbuffer()).hexdigest()}.parquet")
+    files.write_bytes(location, written.getvalue())
+    return location
 
 
 @lru_cache(maxsize=1)
-def read(path: str) -> Plan:
+def read(location: str) -> Plan:
     """Read a plan; a worker keeps the last one that it read."""
-    columns = pq.read_table(path, schema=_SCHEMA).to_pydict()
-    return {identity: Decision(*rest) for identity, *rest in zip(*columns.values(), strict=True)}
+    with files.open_read(location) as file:
+        table = pq.read_table(file, schema=_SCHEMA)
+    arrays = [table[name].to_numpy() for name in ("images", "rule", "threshold")]
+    return Plan(table["identity"].to_pylist(), *arrays)

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from faceflow.components.augment.operations import OPERATIONS, Operation, Variant
 from faceflow.components.common.errors import SettingsError
+from faceflow.components.common.operations import OPERATIONS, Operation, Variant
 
 DEFAULT = (
     "n > 350: sample(350) | n > 200: keep | n > 90: keep, opening | "
@@ -263,7 +263,7 @@ class _Parser:
                 while self._peek().text == ",":
                     self._take()
                     self._argument(found, values)
-            self._expect(")", f"the bracket of {found.name!r} is not closed", f"write {_usage(found)!r}")
+            self._expect(")", f"the bracket of {found.name!r} is not closed", f"write {found.usage!r}")
         return Variant(found.name, tuple(values.get(item.name, item.default) for item in found.arguments))
 
     def _argument(self, found: Operation, values: dict[str, int | float]) -> None:
@@ -277,17 +277,17 @@ class _Parser:
             name, value = (free[0] if free else ""), token
         if name not in wanted:
             what = f"{found.name!r} has no argument {name!r}" if name else f"too many arguments for {found.name!r}"
-            raise self._error(token, what, f"write {_usage(found)!r}")
+            raise self._error(token, what, f"write {found.usage!r}")
         if name in values:
-            raise self._error(token, f"argument {name!r} is given twice", f"write {_usage(found)!r}")
+            raise self._error(token, f"argument {name!r} is given twice", f"write {found.usage!r}")
         if value.kind not in ("number", "string", "name"):
-            raise self._error(value, f"{name} has no value", f"write {_usage(found)!r}")
+            raise self._error(value, f"{name} has no value", f"write {found.usage!r}")
         try:
             literal = ast.literal_eval(value.text) if value.kind != "name" else value.text
             values[name] = wanted[name].check(literal)
         except (ValueError, SyntaxError) as error:
             reason = str(error) if isinstance(error, ValueError) else f"{value.text!r} is not a number"
-            raise self._error(value, f"bad argument of {found.name!r}: {reason}", f"write {_usage(found)!r}") from error
+            raise self._error(value, f"bad argument of {found.name!r}: {reason}", f"write {found.usage!r}") from error
 
     def _whole_number(self, what: str, example: str) -> int:
         token = self._take()
@@ -330,7 +330,3 @@ class _Parser:
         return SettingsError(
             f"setting 'policy', column {token.start + 1}: {what}; {remedy}.\n  {line}\n  {' ' * token.start}^"
         )
-
-
-def _usage(found: Operation) -> str:
-    return Variant(found.name, tuple(item.default for item in found.arguments)).description

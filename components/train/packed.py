@@ -6,11 +6,13 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from faceflow.components.common.alignment import one_template
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError, TrainingError
 from faceflow.components.common.geometry import TEMPLATES, Template
 from faceflow.components.common.hashing import fingerprint
 from faceflow.components.common.layout import LABELS_NAME, TRAIN, VALIDATION
+from faceflow.components.common.operations import Variant
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,11 @@ class PackedFaces:
 
     Attributes:
         train: Records to learn from.
-        validation: Records of the same identities that are never learnt from; may be empty.
+        validation: Records that are never learnt from; may be empty. See ``validates_classes``.
         identities: The identity of each label.
         labels: The file that lists them.
         template: What the faces were aligned to.
+        online_variants: What training makes of images as it reads them; empty where augment wrote the copies.
     """
 
     train: Dataset
@@ -30,13 +33,14 @@ class PackedFaces:
     identities: list[str]
     labels: Path
     template: Template
+    online_variants: tuple[Variant, ...] = ()
 
     @classmethod
     def open(cls, path: Path) -> PackedFaces:
         """Open the directory that the pack stage wrote.
 
         Raises:
-            DatasetError: It is incomplete, or its faces are not aligned to a template that we know.
+            DatasetError: It is incomplete, or its faces are not aligned to one template that we know.
             TrainingError: It holds nothing that a classifier could learn.
         """
         train, validation = Dataset(path / TRAIN), Dataset(path / VALIDATION)
@@ -47,6 +51,7 @@ class PackedFaces:
                 f"{path} holds faces of template {name!r}, but training needs one of {', '.join(TEMPLATES)}: "
                 "run align before pack."
             )
+        one_template([train, validation])
         if len(identities) < 2:
             raise TrainingError(
                 f"{path} has {len(identities)} identity to learn from and a classifier needs at least 2: add "
@@ -56,7 +61,13 @@ class PackedFaces:
             raise TrainingError(
                 f"{path / TRAIN} has no images: give more sources, or lower the validation fraction of pack."
             )
-        return cls(train, validation, identities, path / LABELS_NAME, TEMPLATES[name])
+        return cls(train, validation, identities, path / LABELS_NAME, TEMPLATES[name], _online_variants(train))
+
+    @property
+    def validates_classes(self) -> bool:
+        """Whether there are validation records of the classes; those of identities held back whole have no label."""
+        by_identity = self.validation.manifest.settings.get("validation_by") == "identity"
+        return self.validation.manifest.images > 0 and not by_identity
 
     @property
     def fingerprint(self) -> str:
@@ -66,6 +77,21 @@ class PackedFaces:
     def input_size(self, height_px: int) -> tuple[int, int]:
         """Rows and columns of the network's input for a number of rows, the template's proportions kept."""
         return height_px, round(height_px * self.template.width / self.template.height)
+
+
+def _online_variants(train: Dataset) -> tuple[Variant, ...]:
+    """The variants that the records carry.
+
+    Raises:
+        DatasetError: This version knows one of them not.
+    """
+    manifest = train.manifest
+    if manifest.images == manifest.records:
+        return ()
+    try:
+        return tuple(Variant.parse(name) for name in sorted(manifest.variants) if name)
+    except ValueError as error:
+        raise DatasetError(f"{train.path} asks for augmentation that this faceflow cannot do: {error}.") from error
 
 
 def _read_labels(path: Path) -> list[str]:

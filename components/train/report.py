@@ -55,7 +55,7 @@ def write(
         len(packed.identities),
     )
     count = min(_SAMPLES, packed.train.manifest.images)
-    pictures = np.asarray(pipeline.sample(packed.train, reader, count))
+    pictures = np.asarray(pipeline.sample(packed.train, reader, count, packed.online_variants))
     report.images(
         "What the network sees",
         [(picture, "") for picture in pictures],

@@ -144,6 +144,7 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> dict[str, float
         height_px=height,
         width_px=width,
         template=packed.template.name,
+        interpolation=packed.template.interpolation,
         embedding_size=settings.embedding_size,
         identities=len(packed.identities),
         training={"fingerprint": key, "packed": packed.fingerprint, "settings": settings.for_manifest()},

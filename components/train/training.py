@@ -101,7 +101,7 @@ def train(
     batch_size = min(settings.batch_size, packed.train.manifest.images)
     steps = packed.train.manifest.images // batch_size
     validation = None
-    if packed.validation.manifest.images:
+    if packed.validates_classes:
         validation = pipeline.validation_batches(packed.validation, reader, batch_size)
 
     with devices.strategy.scope():
@@ -133,6 +133,7 @@ def train(
                 batch_size=batch_size,
                 epochs=range(begin, phase.last),
                 seed=settings.seed,
+                variants=packed.online_variants,
                 flip=settings.flip,
                 shuffle_block=settings.shuffle_block,
             )

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from faceflow.components.augment import stage
-from faceflow.components.augment.operations import Variant
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError, DiskSpaceError, SettingsError
 from faceflow.components.common.images import decode, encode_jpeg
+from faceflow.components.common.operations import Variant
 
 POLICY = (
     "n > 9: sample(9) | n > 7: keep | n > 5: keep, opening | n > 3: keep, opening, gaussian_noise, salt_pepper | drop"
@@ -155,8 +155,9 @@ def test_a_source_without_a_face_goes_along(tmp_path, aligned):
 
 
 def test_different_templates_are_refused(tmp_path, aligned):
-    with pytest.raises(DatasetError, match=r"different templates: 'arcface_112' \(.*one\), 'arcface_96' \(.*two\)"):
-        run(tmp_path, aligned("one", ANNA), aligned("two", FAY, template="arcface_96"))
+    told = r"different templates do not go together: 'arcface_112', bilinear \(.*one\); 'facenet_160', .*two\)"
+    with pytest.raises(DatasetError, match=told):
+        run(tmp_path, aligned("one", ANNA), aligned("two", FAY, template="facenet_160"))
 
 
 def test_faces_that_are_not_aligned_are_refused(tmp_path, aligned):
@@ -181,7 +182,7 @@ def test_two_images_of_one_key_are_refused(tmp_path, aligned):
 
 def test_augmented_faces_are_refused(tmp_path, aligned):
     out, _, _ = run(tmp_path, aligned("one", ANNA | FAY))
-    with pytest.raises(DatasetError, match=r"is an augmented copy \(opening\).*datasets that align wrote"):
+    with pytest.raises(DatasetError, match=r"holds augmented copies \(.*opening.*\): give augment the datasets that"):
         run(tmp_path, out.path, at="again")
 
 

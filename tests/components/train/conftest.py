@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,12 +23,19 @@ def write_dataset(path, records, shards=3, template="arcface_112"):
             with ShardWriter(directory, shard, stage="pack") as out:
                 for record in records[shard::shards]:
                     out.write(record)
-                    out.kept(record.key, record.identity)
+                    out.kept(record.key, record.identity, ["", *record.online_variants])
         finish(directory, stage="pack", settings={}, template=template, inputs={}, images_in=len(records))
 
 
 def write_packed(
-    path, identities=5, images=16, *, validation=2, label=lambda identity: identity, template="arcface_112"
+    path,
+    identities=5,
+    images=16,
+    *,
+    validation=2,
+    label=lambda identity: identity,
+    template="arcface_112",
+    online=lambda identity: (),
 ):
     """A packed dataset; the last ``validation`` images of each identity are for validation."""
     sides = {"train": [], "validation": []}
@@ -37,6 +45,8 @@ def write_packed(
             side = "validation" if image >= images - validation else "train"
             encoded = encode_jpeg(pattern(identity, image))
             record = Record(f"{name}/{image}.jpg", name, encoded, 112, 112, label=label(identity))
+            if side == "train":
+                record = replace(record, online_variants=online(identity))
             sides[side].append(record)
     path.mkdir()
     write_dataset(path / "train", sides["train"], template=template)

@@ -88,7 +88,8 @@ def test_the_model_comes_with_its_contract(resumed, packed):
     outputs, _, _, _, numbers = resumed
     contract = load_model_contract(outputs.model)
     assert (contract.height_px, contract.width_px, contract.embedding_size) == (32, 32, 16)
-    assert (contract.template, contract.identities, contract.channels) == ("arcface_112", 5, "RGB")
+    assert (contract.template, contract.interpolation) == ("arcface_112", "bilinear")
+    assert (contract.identities, contract.channels) == (5, "RGB")
     assert contract.training["settings"] == stage.Settings(**REAL).for_manifest()
     assert (outputs.model / contract.labels_file).read_bytes() == (packed / "labels.csv").read_bytes()
     assert str(packed.parent) not in (outputs.model / "model.json").read_text()

@@ -1,22 +1,18 @@
-"""The image operations that a policy can name, and the registry that holds them.
-
-An operation is one decorated function: ``(image, noise, *, argument=default) -> image`` over (H, W, 3) uint8 RGB. The
-decorator reads its name, its arguments, their types and defaults from the signature and takes their limits, so the
-policy's parser and the report need no second description of it.
-"""
+"""The registry of operations: names, arguments with their limits, and variants, which are operations with values."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar, get_type_hints
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceflow.components.common.hashing import generator
+from faceflow.components.common.operations.noise import Noise
 
 Image = NDArray[np.uint8]
 
@@ -24,7 +20,7 @@ Image = NDArray[np.uint8]
 class Function(Protocol):
     """What every operation's function looks like."""
 
-    def __call__(self, image: Image, noise: np.random.Generator, **arguments: Any) -> Image:
+    def __call__(self, image: Image, noise: Noise, **arguments: Any) -> Image:
         """Return the changed image; the one that came in stays as it was."""
 
 
@@ -76,6 +72,11 @@ class Operation:
     arguments: tuple[Argument, ...]
     summary: str
 
+    @property
+    def usage(self) -> str:
+        """How it is written, with every default: ``opening(size=5)``."""
+        return Variant(self.name, tuple(argument.default for argument in self.arguments)).description
+
 
 OPERATIONS: dict[str, Operation] = {}
 _F = TypeVar("_F", bound=Callable[..., Image])
@@ -114,7 +115,38 @@ class Variant:
     operation: str
     arguments: tuple[int | float, ...]
 
-    @property
+    @classmethod
+    def parse(cls, name: str) -> Variant:
+        """Read what :attr:`name` writes; nothing is evaluated.
+
+        Raises:
+            ValueError: The text names no operation, or an argument that the operation does not have or allow.
+        """
+        try:
+            call = ast.parse(name, mode="eval").body
+            given: dict[str | None, Any] = {}
+            if isinstance(call, ast.Call):
+                if call.args:
+                    raise ValueError("arguments are given by name")
+                given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+                call = call.func
+            if not isinstance(call, ast.Name) or call.id not in OPERATIONS:
+                raise ValueError(f"known operations: {', '.join(OPERATIONS)}")
+            arguments = OPERATIONS[call.id].arguments
+            values = tuple(argument.check(given.pop(argument.name, argument.default)) for argument in arguments)
+            if given:
+                raise ValueError(f"{call.id} has no argument {next(iter(given))}")
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"{name!r} is no operation with arguments: {error}") from error
+        return cls(call.id, values)
+
+    @cached_property
+    def values(self) -> dict[str, int | float]:
+        """The arguments by name."""
+        pairs = zip(OPERATIONS[self.operation].arguments, self.arguments, strict=True)
+        return {argument.name: value for argument, value in pairs}
+
+    @cached_property
     def name(self) -> str:
         """The canonical text: only the arguments that differ from their defaults, by name."""
         changed = [
@@ -127,8 +159,8 @@ class Variant:
     @property
     def description(self) -> str:
         """The text with every argument, defaults as well."""
-        pairs = zip(OPERATIONS[self.operation].arguments, self.arguments, strict=True)
-        return f"{self.operation}({', '.join(f'{argument.name}={_text(value)}' for argument, value in pairs)})"
+        told = ", ".join(f"{name}={_text(value)}" for name, value in self.values.items())
+        return f"{self.operation}({told})" if told else self.operation
 
     def make(self, image: Image, seed: int, key: str) -> Image:
         """Apply the operation to an image.
@@ -142,45 +174,9 @@ class Variant:
         Returns:
             (H, W, 3) uint8 RGB.
         """
-        found = OPERATIONS[self.operation]
-        arguments = {argument.name: value for argument, value in zip(found.arguments, self.arguments, strict=True)}
-        return found.function(image, generator(seed, "noise", key, self.name), **arguments)
+        return OPERATIONS[self.operation].function(image, Noise(seed, "noise", key, self.name), **self.values)
 
 
 def _text(value: int | float) -> str:
     """The shortest literal that reads back as the same number."""
     return repr(value).removesuffix(".0")
-
-
-@operation(size=(2, 31))
-def opening(image: Image, noise: np.random.Generator, *, size: int = 5) -> Image:
-    """Morphological opening: removes light spots smaller than a square of ``size`` pixels.
-
-    Erosion then dilation of each channel, the border taken as absent (Serra, Image Analysis and Mathematical
-    Morphology, 1982).
-    """
-    square = np.ones((size, size), np.uint8)
-    near, far = size // 2, size - 1 - size // 2
-    # cv2.morphologyEx dilates about the anchor that it eroded about, which moves the image where the size is even.
-    eroded = cv2.erode(image, square, anchor=(near, near))
-    return np.asarray(cv2.dilate(eroded, square, anchor=(far, far)), np.uint8)
-
-
-@operation(sigma=(0.1, 128))
-def gaussian_noise(image: Image, noise: np.random.Generator, *, sigma: float = 10.0) -> Image:
-    """Additive Gaussian noise of standard deviation ``sigma`` grey levels, drawn for each pixel and channel."""
-    values = noise.standard_normal(image.shape, dtype=np.float32)
-    values *= np.float32(sigma)
-    values += image
-    np.rint(values, out=values)
-    return np.clip(values, 0, 255, out=values).astype(np.uint8)
-
-
-@operation(fraction=(0.0001, 1))
-def salt_pepper(image: Image, noise: np.random.Generator, *, fraction: float = 0.02) -> Image:
-    """Salt-and-pepper noise: each pixel turns white or black, each with half the probability ``fraction``."""
-    draw = noise.random(image.shape[:2], dtype=np.float32)
-    changed = image.copy()
-    changed[draw < fraction / 2] = 0
-    changed[draw >= 1 - fraction / 2] = 255
-    return changed

@@ -1,0 +1,69 @@
+"""What is made of one kept image: itself, and its rule's variants, either drawn now or left to the training.
+
+Both ways count the same: an image with two variants is three images, whether they are three records or one record that
+carries the names of two variants for the training to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceflow.components.common.errors import DatasetError, ImageError
+from faceflow.components.common.images import decode, encode_jpeg
+from faceflow.components.common.operations import Variant
+from faceflow.components.common.record import Record, variant_key
+from faceflow.components.common.wire import Glance
+
+
+def made(seen: Glance, variants: Sequence[Variant], *, seed: int, jpeg_quality: int, materialize: bool) -> list[bytes]:
+    """What becomes of one image that its rule keeps.
+
+    Args:
+        seen: The serialised record.
+        variants: What the rule makes of it.
+        seed: The stage's seed.
+        jpeg_quality: libjpeg quality of the variants that are drawn.
+        materialize: Whether to draw the variants; otherwise the record carries their names instead.
+
+    Returns:
+        The serialised records to write, the image's own first. A record that nothing changes keeps its bytes.
+
+    Raises:
+        DatasetError: The image cannot be decoded.
+    """
+    if not materialize:
+        return [seen.with_online_variants([variant.name for variant in variants])]
+    source = Record.decode(seen.payload)
+    return [seen.payload, *(record.encode() for record in _drawn(source, variants, seed, jpeg_quality))]
+
+
+def _drawn(source: Record, variants: Sequence[Variant], seed: int, jpeg_quality: int) -> list[Record]:
+    """One record a variant, with everything but the image, the key and the variant as in the source."""
+    image = pixels_of(source)
+    return [
+        replace(
+            source,
+            key=variant_key(source.key, variant.name),
+            image=encode_jpeg(variant.make(image, seed, source.key), jpeg_quality),
+            variant=variant.name,
+        )
+        for variant in variants
+    ]
+
+
+def pixels_of(record: Record) -> NDArray[np.uint8]:
+    """Decode an aligned face, (H, W, 3) uint8 RGB.
+
+    Raises:
+        DatasetError: It cannot be decoded.
+    """
+    try:
+        return decode(record.image)
+    except ImageError as error:
+        raise DatasetError(
+            f"image '{record.key}' of an aligned dataset cannot be decoded: {error}. Run align again."
+        ) from error
