@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Runs a command in the environment whatever the shell has active.
 RUN := env -u PYTHONPATH PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: help demo test lint bench images compile lock docs test-containers clean
+.PHONY: help demo test lint bench images compile lock docs test-containers test-portable clean
 
 help:  ## lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 18
@@ -75,6 +75,21 @@ images: $(READY)  ## builds the stages' images (REGISTRY=, PUSH=1, GPU=1, ENGINE
 test-containers: $(READY)  ## builds the images and runs a tiny demo in them (ENGINE=, BUILD_OPTIONS=)
 	ENGINE="$(ENGINE)" BUILD_OPTIONS="$(BUILD_OPTIONS)" $(RUN) python -m pytest -m containers --timeout 3600 $(PYTEST)
 
+# ---- Beam on other machines -------------------------------------------------------------------------------------------------------
+# JOB_ENDPOINT=host:8099 takes a Flink or Spark job server of your own instead of Prism; WORK_URI=s3://bucket/folder is then the place that
+# its workers and this machine share; RUNNER_OPTIONS="--environment_type=EXTERNAL --environment_config=localhost:50000" goes to Beam.
+PRISM := $(BIN)/prism
+PRISM_VERSION := v2.76.0
+PORTABLE_OPTIONS = $(if $(JOB_ENDPOINT),--job-endpoint $(JOB_ENDPOINT)) $(if $(WORK_URI),--work-uri $(WORK_URI)) \
+  $(foreach option,$(RUNNER_OPTIONS),--runner-option=$(option))
+
+$(PRISM): $(READY)
+	@command -v go >/dev/null || { echo "make: Prism, the job server of this test, is built with Go 1.24 or newer; install it, or name a server: JOB_ENDPOINT=host:port" >&2; exit 1; }
+	GOBIN="$(abspath $(BIN))" go install github.com/apache/beam/sdks/v2/go/cmd/prism@$(PRISM_VERSION)
+
+test-portable: $(if $(JOB_ENDPOINT),$(READY),$(PRISM))  ## runs the data stages on a Beam job server (JOB_ENDPOINT=, WORK_URI=, RUNNER_OPTIONS=)
+	$(RUN) python -m pytest -m portable $(PORTABLE_OPTIONS) $(PYTEST)
+
 # ---- upkeep -----------------------------------------------------------------------------------------------------------------------
 # Keeps what is locked unless it no longer fits; UPGRADE=1 takes the newest.
 LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate \
@@ -86,6 +101,7 @@ lock:  ## writes the lock files from setup.cfg and docker/*.in (UPGRADE=1: newes
 	@[ -x $(BIN)/uv ] || { echo "make: no $(BIN)/uv yet; run make test or make demo once, or pip install uv into $(VENV)" >&2; exit 1; }
 	$(LOCK) --universal --python-version 3.11 --extra dev setup.cfg -o requirements-dev.lock
 	$(IMAGE_LOCK) -o docker/base.lock
+	$(IMAGE_LOCK) docker/align.in -o docker/align.lock
 	$(IMAGE_LOCK) docker/tensorflow.in -o docker/tensorflow.lock
 	$(IMAGE_LOCK) docker/tensorflow.in docker/data.in -o docker/data.lock
 	$(IMAGE_LOCK) docker/tensorflow.in docker/train.in -o docker/train.lock

@@ -110,6 +110,11 @@ def clean(root: Path, keep: int, everything: bool, dry_run: bool, yes: bool) -> 
 @click.option("--pipeline", default="training", show_default=True, help="The pipeline.")
 @click.option("--registry", help="Where the images are, for instance registry.example.org/faceflow.")
 @click.option("--scratch-pvc", metavar="NAME", help="PersistentVolumeClaim for partial downloads and checkpoints.")
+@click.option(
+    "--storage-secret",
+    metavar="NAME",
+    help="Kubernetes secret with the credentials for object stores; faceflow-storage unless given.",
+)
 @click.option("--gpu", is_flag=True, help="Use the images with CUDA for training and evaluation.")
 @click.option(
     "--output",
@@ -117,17 +122,25 @@ def clean(root: Path, keep: int, everything: bool, dry_run: bool, yes: bool) -> 
     help="The file to write; otherwise the one that is kept beside the pipeline's source.",
 )
 def compile_command(
-    pipeline: str, registry: str | None, scratch_pvc: str | None, gpu: bool, output: Path | None
+    pipeline: str,
+    registry: str | None,
+    scratch_pvc: str | None,
+    storage_secret: str | None,
+    gpu: bool,
+    output: Path | None,
 ) -> None:
     """Write the YAML to upload to a Kubeflow Pipelines backend, with the names that the images have now."""
     from faceflow.pipelines import compilation
 
-    if output is None and (registry or scratch_pvc or gpu):
+    if output is None and (registry or scratch_pvc or storage_secret or gpu):
         raise click.UsageError(
-            "--registry, --scratch-pvc and --gpu need --output FILE: the file beside the pipeline's source is for none."
+            "--registry, --scratch-pvc, --storage-secret and --gpu need --output FILE: the file beside the pipeline's "
+            "source is for none."
         )
     path = output or compilation.golden(pipeline)
-    compilation.compile_pipeline(pipeline, path, registry=registry, scratch_pvc=scratch_pvc, gpu=gpu)
+    compilation.compile_pipeline(
+        pipeline, path, registry=registry, scratch_pvc=scratch_pvc, gpu=gpu, storage_secret=storage_secret
+    )
     click.echo(path)
 
 

@@ -23,7 +23,13 @@ def golden(name: str) -> Path:
 
 
 def compile_pipeline(
-    name: str, path: Path, *, registry: str | None = None, scratch_pvc: str | None = None, gpu: bool = False
+    name: str,
+    path: Path,
+    *,
+    registry: str | None = None,
+    scratch_pvc: str | None = None,
+    gpu: bool = False,
+    storage_secret: str | None = None,
 ) -> None:
     """Compile a pipeline with the names that its images have now.
 
@@ -33,6 +39,7 @@ def compile_pipeline(
         registry: Where the images are; None for images of this machine.
         scratch_pvc: The PersistentVolumeClaim to mount where stages keep work that must survive a killed pod.
         gpu: Whether training and evaluation use the images with CUDA.
+        storage_secret: The Kubernetes secret with the credentials for object stores; None for the usual name.
 
     Raises:
         SettingsError: There is no such pipeline.
@@ -45,8 +52,9 @@ def compile_pipeline(
         warnings.simplefilter("ignore", FutureWarning)  # of kfp, about base images that nothing here uses
         from kfp import compiler
 
+        named = {"storage_secret": storage_secret} if storage_secret else {}
         pipeline = importlib.import_module(PIPELINES[name]).create_pipeline(
-            registry=registry, scratch_pvc=scratch_pvc, gpu=gpu
+            registry=registry, scratch_pvc=scratch_pvc, gpu=gpu, **named
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         compiler.Compiler().compile(pipeline, str(path))

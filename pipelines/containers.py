@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from faceflow.components.common.errors import FaceflowError
+from faceflow.components.common.objects import VARIABLES
 from faceflow.pipelines.execution import Containers
 from faceflow.pipelines.runs import Root, Run
 from faceflow.pipelines.spec import Pipeline
@@ -75,7 +76,8 @@ def prepare(client: Any, root: Root, run: Run, arguments: Mapping[str, Any], rea
         reads: Files and folders that stages read; mounted read-only.
     """
     rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or ())
-    user, environment = "", {}
+    user = ""
+    environment: dict[str, str] = {}
     if rootless:
         user = "0:0"  # which is this user, outside the container
     elif os.getuid() != 0:
@@ -84,7 +86,11 @@ def prepare(client: Any, root: Root, run: Run, arguments: Mapping[str, Any], rea
         _open_to_all(root, run)
     if user:
         environment["HOME"] = "/tmp"  # the image's own home belongs to the image's own user
+    environment |= {name: os.environ[name] for name in VARIABLES if name in os.environ}
     mounts = {str(root.path): False}
+    if google := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        environment["GOOGLE_APPLICATION_CREDENTIALS"] = google
+        mounts[google] = True
     scratch = arguments.get("scratch_dir")
     for path in [Path(scratch)] if isinstance(scratch, str) and scratch else []:
         if root.path not in path.parents:
@@ -121,7 +127,7 @@ def command_to_look_inside(containers: Containers, image: str) -> str:
     if containers.user:
         words += ["--user", containers.user]
     for name, value in containers.environment.items():
-        words += ["--env", f"{name}={value}"]
+        words += ["--env", name if name in VARIABLES else f"{name}={value}"]  # the engine looks up what is secret
     for path, read_only in containers.mounts:
         words += ["--volume", f"{path}:{path}:{'ro' if read_only else 'rw'}"]
     return shlex.join([*words, image])

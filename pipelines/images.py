@@ -35,7 +35,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _LOCKS = {
     "probe": ("base",),
     "download": ("base",),
-    "align": ("base", "tensorflow", "data"),
+    "align": ("base", "align"),
     "augment": ("base", "tensorflow", "data"),
     "pack": ("base", "tensorflow", "data"),
     "train": ("base", "tensorflow", "train"),

@@ -118,7 +118,7 @@ def run(options: Options, console: Console) -> int:
         if "scratch_dir" in arguments and "scratch_dir" not in given:
             arguments["scratch_dir"] = str(Root(options.root).scratch)
         arguments = sources.resolved(arguments, Path.cwd())
-        parameters.check_settings(arguments)
+        parameters.check_settings(arguments, installed=not options.in_containers)
         outcome = run_compiled(
             compiled,
             arguments,

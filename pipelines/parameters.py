@@ -234,11 +234,12 @@ def _inner(name: str, value: Any) -> Any:
     raise SettingsError(f"parameter '{name}' holds {value!r}, a {type(value).__name__}: write it in quotes.")
 
 
-def check_settings(arguments: Mapping[str, Any]) -> None:
+def check_settings(arguments: Mapping[str, Any], installed: bool = True) -> None:
     """Build every stage's settings, as the stages will, so that a bad one is told before hours of work and not after.
 
     Args:
         arguments: A run's parameters; ``<stage>_<setting>``, ``<stage>_options`` and ``seed`` are looked at.
+        installed: Whether the stages run with what is installed here, so that it must be all that they need.
 
     Raises:
         SettingsError: A stage refuses its settings; the message names the stage.
@@ -255,6 +256,8 @@ def check_settings(arguments: Mapping[str, Any]) -> None:
             named["seed"] = arguments["seed"]
         options = named.pop("options", {})
         try:
-            settings.build(options, **{name: value for name, value in named.items() if name in known})
+            built = settings.build(options, **{name: value for name, value in named.items() if name in known})
+            if installed:
+                built.check_installed()
         except SettingsError as error:
             raise SettingsError(f"{stage}: {error}") from error

@@ -16,6 +16,7 @@ from kfp import dsl, kubernetes
 
 from faceflow.components.align.component import align
 from faceflow.components.augment.component import augment
+from faceflow.components.common.objects import VARIABLES
 from faceflow.components.download.component import download
 from faceflow.components.evaluate.component import evaluate
 from faceflow.components.pack.component import pack
@@ -25,6 +26,8 @@ from faceflow.pipelines.images import image_name
 
 SCRATCH_MOUNT = "/scratch"
 SCRATCH_IN_POD = "/tmp/faceflow-scratch"  # Argo mounts an emptyDir at /tmp
+STORAGE_SECRET = "faceflow-storage"
+_REACH_STORAGE = ("probe", "download", "align", "augment", "pack")
 
 DEMO_SOURCES: list[dict[str, Any]] = [
     {
@@ -54,7 +57,12 @@ DEMO_POLICY = (
 DEMO_TRAIN_OPTIONS: dict[str, Any] = {"softmax_fraction": 0.25, "margin": 0.2, "scale": 32.0}
 
 
-def create_pipeline(registry: str | None = None, scratch_pvc: str | None = None, gpu: bool = False) -> Any:
+def create_pipeline(
+    registry: str | None = None,
+    scratch_pvc: str | None = None,
+    gpu: bool = False,
+    storage_secret: str = STORAGE_SECRET,
+) -> Any:
     """Build the pipeline.
 
     Args:
@@ -63,6 +71,8 @@ def create_pipeline(registry: str | None = None, scratch_pvc: str | None = None,
         scratch_pvc: A PersistentVolumeClaim for partial downloads and training checkpoints, so that they survive a
             killed pod; None for the pod's own disk.
         gpu: Whether training and evaluation use the images with CUDA.
+        storage_secret: The Kubernetes secret with the credentials for object stores, under the names that the
+            environment variables have; pods run without where there is none.
 
     Returns:
         A kfp pipeline, to compile or to call.
@@ -73,6 +83,8 @@ def create_pipeline(registry: str | None = None, scratch_pvc: str | None = None,
         task.set_display_name(shown)
         if scratch_pvc and stage in ("download", "train"):
             kubernetes.mount_pvc(task, pvc_name=scratch_pvc, mount_path=SCRATCH_MOUNT)
+        if stage in _REACH_STORAGE:
+            kubernetes.use_secret_as_env(task, storage_secret, {each: each for each in VARIABLES}, optional=True)
         return task
 
     return _pipeline(prepared, SCRATCH_MOUNT if scratch_pvc else SCRATCH_IN_POD)
@@ -93,8 +105,10 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
         download_options: dict = {},
         align_landmarks: str = "auto",
         align_template: str = "arcface_112",
+        align_several_faces: str = "choose",
         align_options: dict = {},
         augment_policy: str = DEMO_POLICY,
+        augment_materialize: bool = True,
         augment_holdout_fraction: float = 0.0,
         augment_options: dict = {},
         pack_validation_fraction: float = 0.02,
@@ -118,17 +132,22 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
 
         Args:
             sources: What to train on: a list of sources, each an object with a ``kind`` and that kind's fields. See
-                components/probe/README.md.
+                docs/sources.md.
             evaluate_sources: What to score on: a list of sources that bring pairs, such as LFW;
                 ``[{"kind": "held_out"}]`` scores identities that ``augment_holdout_fraction`` keeps from training.
             seed: Feeds every random choice.
             scratch_dir: Where partial downloads and training checkpoints are kept, so that a retry resumes them.
             download_options: Further settings of the download stage, by name.
-            align_landmarks: Where the five landmarks come from: ``given`` with the source, found by ``mtcnn``, or
-                ``auto``: given where present, else found.
-            align_template: The alignment template.
+            align_landmarks: Where the landmarks come from: ``given`` with the source, found by ``mtcnn`` or ``dlib``,
+                or ``auto``: given where present, else found by mtcnn.
+            align_template: The alignment template: ``arcface_112``, ``arcface_96x112``, ``dlib_5point_224``,
+                ``openface_96``, ``openface_96_outer`` or ``facenet_160``; see components/align/README.md.
+            align_several_faces: Where several faces are found in an image: ``choose`` one of them, or ``drop`` the
+                image.
             align_options: Further settings of the align stage, by name.
             augment_policy: What becomes of an identity with n images: rules in order, the first match wins.
+            augment_materialize: Whether to write augmented copies to disk; otherwise training makes them as it reads,
+                new ones in every epoch.
             augment_holdout_fraction: Share of the identities (at least 2) to keep from training and score on; 0 for
                 none.
             augment_options: Further settings of the augment stage, by name.
@@ -170,6 +189,7 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
                     raw_faces=raw.outputs["raw_faces"],
                     landmarks=align_landmarks,
                     template=align_template,
+                    several_faces=align_several_faces,
                     options=align_options,
                     rerun=rerun_align,
                 ),
@@ -185,6 +205,7 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
             augment(
                 faces=dsl.Collected(trained_on.outputs["faces"]),
                 policy=augment_policy,
+                materialize=augment_materialize,
                 holdout_fraction=augment_holdout_fraction,
                 seed=seed,
                 options=augment_options,
@@ -235,4 +256,3 @@ def _pipeline(prepared: Callable[[Any, str, str], Any], default_scratch: str) ->
         )
 
     return training
-

@@ -54,6 +54,15 @@ def test_a_second_build_makes_nothing_new(built: dict[str, str]) -> None:
     assert inspect("{{.Id}}", *built.values()) == before
 
 
+@pytest.mark.parametrize("stage", ["align", "augment", "pack"])
+def test_a_data_stage_s_image_serves_as_beam_worker_pool(built: dict[str, str], stage: str) -> None:
+    """Beam's pool starts its workers with whatever `python` is; what it then imports must be there."""
+    told = run(built[stage], "python", "-m", "apache_beam.runners.worker.worker_pool_main", "--help")
+    assert "--service_port" in told
+    stores = "import boto3, google.cloud.storage, faceflow.components.common.runners"
+    run(built[stage], "python", "-c", f"{stores}, faceflow.components.{stage}.stage")
+
+
 @pytest.mark.parametrize("stage", images.STAGES)
 def test_an_image_runs_its_stage_without_rights(built: dict[str, str], stage: str) -> None:
     assert "--verbose" in run(built[stage], "python3", "-m", f"faceflow.components.{stage}", "--help")

@@ -120,6 +120,8 @@ def providers(module: str) -> set[str]:
     # `google` is shared by many: the submodule says which one is meant.
     if module.startswith("google.protobuf"):
         return {"protobuf"}
+    if module == "dlib":  # dlib-bin names only its extension module
+        return {"dlib-bin"}
     found = distributions().get(module.split(".")[0], [])
     return {canonicalize_name(name) for name in found}
 
@@ -127,7 +129,7 @@ def providers(module: str) -> set[str]:
 def test_what_is_imported_is_declared() -> None:
     cfg = setup_cfg()
     declared = lines(cfg["options"]["install_requires"])
-    for extra in ("data", "train", "pipelines"):
+    for extra in ("data", "train", "pipelines", "dlib"):
         declared += lines(cfg["options.extras_require"][extra])
     names = {canonicalize_name(Requirement(line).name) for line in declared}
     undeclared = {

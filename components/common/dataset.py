@@ -9,22 +9,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceflow.components.common import ledger, tfrecord
+from faceflow.components.common import files, ledger, tfrecord
 from faceflow.components.common.errors import ConservationError, DatasetError
 from faceflow.components.common.hashing import file_sha256, fingerprint
-from faceflow.components.common.ledger import LEDGER_NAME, LedgerWriter, Reason
+from faceflow.components.common.ledger import LEDGER_NAME, LedgerWriter, Name, Reason
 from faceflow.components.common.manifest import Manifest, ShardInfo
-from faceflow.components.common.record import Record, peek
-from faceflow.components.common.storage import publishing, write_atomically
+from faceflow.components.common.record import Record, glanced
+from faceflow.components.common.storage import publishing
+from faceflow.components.common.wire import Glance
 
 __all__ = ["Dataset", "ShardWriter", "finish", "publishing"]
 
@@ -95,18 +96,28 @@ class ShardWriter:
     is simply replaced.
 
     Args:
-        directory: The directory that :func:`publishing` gave.
+        directory: The directory that :func:`publishing` gave, or the location where the workers leave their parts.
         index: The part's place in the dataset.
         stage: The stage's name, for the ledger.
+        behind: Where records are hashed and written, if not at once; see :class:`tfrecord.Writer`.
+        compression: Of the shard, one of :data:`tfrecord.COMPRESSIONS`.
     """
 
-    def __init__(self, directory: Path, index: int, *, stage: str) -> None:
-        """Open the part's files under names of this attempt."""
-        self._stem = directory / f"part-{index:05d}"
-        self._attempt = f"{self._stem}.{uuid.uuid4().hex}"
-        self._records = tfrecord.Writer(Path(f"{self._attempt}.tfrecord"))
-        self._ledger = LedgerWriter(Path(f"{self._attempt}.ledger.parquet"), stage)
-        self._identities: set[str] = set()
+    def __init__(
+        self,
+        directory: files.Location,
+        index: int,
+        *,
+        stage: str,
+        behind: Executor | None = None,
+        compression: str = "none",
+    ) -> None:
+        """Open the part's files."""
+        self._stem = files.join(directory, f"part-{index:05d}")
+        self._suffix = tfrecord.suffix(compression)
+        self._records = tfrecord.Writer(f"{self._stem}{self._suffix}", behind)
+        self._ledger = LedgerWriter(f"{self._stem}.ledger.parquet", stage)
+        self._identities: set[bytes] = set()
         self._variants: Counter[str] = Counter()
         self._drops: Counter[str] = Counter()
         self._kept = 0
@@ -119,29 +130,54 @@ class ShardWriter:
 
     def write(self, record: Record) -> None:
         """Append a record."""
-        self._append(record.encode(), record.identity, record.variant)
+        self._records.write(record.encode())
+        self.account([record.identity.encode()], {name: 1 for name in (record.variant, *record.online_variants)})
 
     def write_payload(self, payload: bytes) -> None:
         """Append a serialised record as it is."""
-        _, identity, variant = peek(payload)
-        self._append(payload, identity, variant)
-
-    def _append(self, payload: bytes, identity: str, variant: str) -> None:
         self._records.write(payload)
-        self._identities.add(identity)
-        self._variants[variant] += 1
+        self._see(glanced(payload))
 
-    def kept(self, key: str, identity: str, variants: Iterable[str] = ("",)) -> None:
-        """Say that an input image goes on as the named variants; '' stands for itself."""
-        made = list(variants)
+    def write_checked(self, seen: Glance, footer: bytes) -> None:
+        """Append a serialised record as it stood in another shard.
+
+        Args:
+            seen: What was read of it.
+            footer: The bytes of its checksum, as :func:`tfrecord.read_checked` gives them.
+        """
+        self._records.write_checked(seen.payload, footer)
+        self._see(seen)
+
+    def _see(self, seen: Glance) -> None:
+        self._identities.add(seen.identity)
+        self._variants[seen.variant.decode() if seen.variant else ""] += 1
+        if seen.online:
+            self._variants.update(seen.online_variants)
+
+    def write_frame(self, frame: bytes | memoryview) -> None:
+        """Append a framed record that :meth:`account` speaks for."""
+        self._records.write_frame(frame)
+
+    def account(self, identities: Iterable[bytes], variants: Mapping[str, int]) -> None:
+        """Say of whom, UTF-8, records appended by :meth:`write_frame` are, and how many images of each variant."""
+        self._identities.update(identities)
+        self._variants.update(variants)
+
+    def kept(self, key: Name, identity: Name, variants: Iterable[str] = ("",), detail: str = "") -> None:
+        """Say that an input image goes on as the named variants; '' stands for itself. Names may be given as UTF-8."""
+        made = variants if isinstance(variants, tuple) else tuple(variants)
         self._kept += 1
         self._promised += len(made)
-        self._ledger.kept(key, identity, made)
+        self._ledger.kept(key, identity, made, detail)
 
-    def dropped(self, key: str, identity: str, reason: Reason, detail: str = "") -> None:
-        """Say that an input image ends here."""
+    def dropped(self, key: Name, identity: Name, reason: Reason, detail: str = "") -> None:
+        """Say that an input image ends here. Names may be given as UTF-8."""
         self._drops[Reason(reason).value] += 1
         self._ledger.dropped(key, identity, reason, detail)
+
+    def unmatched(self, key: str, identity: str, detail: str) -> None:
+        """Say that a row of another file, such as landmarks, names an image which is not there."""
+        self._ledger.unmatched(key, identity, detail)
 
     def close(self) -> None:
         """Put the part in place."""
@@ -149,24 +185,22 @@ class ShardWriter:
         self._ledger.close()
         summary = {
             "records": self._records.records,
-            "bytes": self._records.bytes_written,
+            "bytes": self._records.file_bytes,
             "sha256": self._records.sha256,
-            "identities": sorted(self._identities),
+            "suffix": self._suffix,
+            "identities": [identity.decode() for identity in sorted(self._identities)],
             "variants": dict(self._variants),
             "drops": dict(self._drops),
             "kept": self._kept,
             "promised": self._promised,
         }
-        os.replace(f"{self._attempt}.tfrecord", f"{self._stem}.tfrecord")
-        os.replace(f"{self._attempt}.ledger.parquet", f"{self._stem}.ledger.parquet")
-        write_atomically(Path(f"{self._stem}.json"), json.dumps(summary))
+        # The summary comes last: a part that has one is complete.
+        files.write_bytes(f"{self._stem}.json", json.dumps(summary).encode())
 
     def discard(self) -> None:
-        """Remove what this attempt wrote."""
-        self._records.close()
-        self._ledger.close()
-        for ending in ("tfrecord", "ledger.parquet"):
-            Path(f"{self._attempt}.{ending}").unlink(missing_ok=True)
+        """Forget what this attempt wrote."""
+        self._records.discard()
+        self._ledger.discard()
 
     def __enter__(self) -> ShardWriter:
         """Return the writer itself."""
@@ -209,11 +243,17 @@ def finish(
     Raises:
         ConservationError: The ledger and the counts do not agree.
     """
-    summaries = sorted(directory.glob("part-*.json"))
-    parts = [(path.with_suffix(""), json.loads(path.read_text())) for path in summaries]
+    parts: list[tuple[Path, dict[str, Any]]] = []
+    identities: set[str] = set()
+    for path in sorted(directory.glob("part-*.json")):
+        summary = json.loads(path.read_text())
+        # One part's names at a time: together they would grow with the number of images.
+        identities.update(summary.pop("identities"))
+        parts.append((path.with_suffix(""), summary))
     kept = sum(part["kept"] for _, part in parts)
     promised = sum(part["promised"] for _, part in parts)
-    images = sum(part["records"] for _, part in parts)
+    variants = _total(part["variants"] for _, part in parts)
+    images = sum(variants.values())
     drops = _total(part["drops"] for _, part in parts)
     if kept + sum(drops.values()) != images_in:
         raise ConservationError(
@@ -222,14 +262,14 @@ def finish(
         )
     if promised != images:
         raise ConservationError(
-            f"{stage} wrote {images:,} records where its ledger lists {promised:,}. "
+            f"{stage} wrote {images:,} images where its ledger lists {promised:,}. "
             "This is a defect of the stage: please report it with the log."
         )
     filled = [(stem, part) for stem, part in parts if part["records"]]
     shards = []
     for index, (stem, part) in enumerate(filled):
-        name = f"faces-{index:05d}-of-{len(filled):05d}.tfrecord"
-        os.replace(f"{stem}.tfrecord", directory / name)
+        name = f"faces-{index:05d}-of-{len(filled):05d}{part['suffix']}"
+        os.replace(f"{stem}{part['suffix']}", directory / name)
         shards.append(ShardInfo(name, part["records"], part["bytes"], part["sha256"]))
     ledger.merge((Path(f"{stem}.ledger.parquet") for stem, _ in parts), directory / LEDGER_NAME)
     carried = {}
@@ -243,11 +283,11 @@ def finish(
         stage=stage,
         settings=dict(settings),
         template=template,
-        identities=len(set().union(*(part["identities"] for _, part in parts))),
+        identities=len(identities),
         images=images,
         images_in=images_in,
         drops=drops,
-        variants=_total(part["variants"] for _, part in parts),
+        variants=variants,
         shards=shards,
         inputs=dict(inputs),
         attachments=carried,

@@ -22,12 +22,24 @@ class ArchiveError(SourceError):
     """An archive is truncated, corrupt or hostile."""
 
 
+class ChecksumError(SourceError):
+    """A file has not the checksum that its source says."""
+
+
 class DatasetError(FaceflowError):
     """A dataset artifact is incomplete, damaged or does not fit the other inputs."""
 
 
 class DiskSpaceError(FaceflowError):
     """A volume has too little room for the work ahead."""
+
+
+class StorageError(FaceflowError):
+    """An object store cannot be reached, or refuses."""
+
+
+class EngineError(FaceflowError):
+    """A Beam runner cannot be reached, refuses the work, or lost a worker."""
 
 
 class ConservationError(FaceflowError):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 _LINE_SECONDS = 10.0
+_BAR_SECONDS = 2.0
 
 
 def setup_logging(verbose: bool = False) -> None:
@@ -24,6 +27,11 @@ def setup_logging(verbose: bool = False) -> None:
     logging.getLogger("faceflow").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
+def is_verbose() -> bool:
+    """Whether the libraries' lines are wanted too."""
+    return logging.getLogger("faceflow").level == logging.DEBUG
+
+
 @contextmanager
 def holding_back_native_chatter() -> Iterator[None]:
     """Hold back what native code writes to standard error inside the block; if the block fails, it is shown after all.
@@ -31,7 +39,7 @@ def holding_back_native_chatter() -> Iterator[None]:
     For importing TensorFlow: its start-up notices are written before its own log level can be set. Nothing is held back
     where the log is verbose.
     """
-    if logging.getLogger("faceflow").level == logging.DEBUG:
+    if is_verbose():
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,6 +56,53 @@ def holding_back_native_chatter() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def import_beam() -> Any:
+    """Import Beam, without its notices that Google Cloud clients are not installed: nothing here needs them."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("apitools not found")
+
+    logging.getLogger().addFilter(other)
+    try:
+        return importlib.import_module("apache_beam")
+    finally:
+        logging.getLogger().removeFilter(other)
+
+
+@contextmanager
+def watching(count: Callable[[], int], total: int, what: str, label: str) -> Iterator[None]:
+    """Show how far work that others do is along, while the block waits for it; as :func:`progress` does.
+
+    Args:
+        count: Counts what is done; called every other second for a terminal, otherwise before each line.
+        total: How many there are.
+        what: What they are, in the plural.
+        label: What is being done to them.
+    """
+    shown = sys.stderr.isatty()
+    over = threading.Event()
+
+    def watch() -> None:
+        if shown:
+            with tqdm(total=total, unit=f" {what}", desc=label, leave=False) as bar:
+                while not over.wait(_BAR_SECONDS):
+                    bar.update(count() - bar.n)
+            return
+        log, begin, before = logging.getLogger("faceflow.progress"), time.monotonic(), count()
+        while not over.wait(_LINE_SECONDS):
+            done, seconds = count(), time.monotonic() - begin
+            left = f", {(total - done) * seconds / (done - before):,.0f} s left" if done > before else ""
+            log.info("%s: %s of %s %s (%.0f%%)%s", label, f"{done:,}", f"{total:,}", what, 100 * done / total, left)
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def progress(items: Iterable[Item], total: int | None = None, what: str = "images", label: str = "") -> Iterator[Item]:

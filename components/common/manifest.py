@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faceflow.components.common.errors import DatasetError
+from faceflow.components.common.geometry import TEMPLATES
 from faceflow.components.common.storage import write_atomically
 
 MANIFEST_NAME = "manifest.json"
@@ -35,11 +36,12 @@ class Manifest:
         stage: The stage that wrote the dataset.
         settings: The settings that decided its bytes.
         template: The alignment template of its images; None where they are not aligned.
+        interpolation: How they were drawn on it; that of the template unless given.
         identities: Distinct identities among its records.
-        images: Records, augmented copies included.
+        images: Images of one epoch of training: the records, and the online variants that they carry.
         images_in: Images that the stage was given.
         drops: Images dropped, by reason.
-        variants: Records by variant; '' counts the untouched ones.
+        variants: Images by variant, written or online; '' counts the untouched ones.
         shards: The shard files, in order.
         inputs: Fingerprints of what the stage read, by name.
         attachments: SHA-256 of further files in the directory, by name.
@@ -59,7 +61,18 @@ class Manifest:
     inputs: dict[str, Any] = field(default_factory=dict)
     attachments: dict[str, str] = field(default_factory=dict)
     licences: list[str] = field(default_factory=list)
+    interpolation: str | None = None
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Fill in the template's interpolation."""
+        if self.interpolation is None and self.template in TEMPLATES:
+            object.__setattr__(self, "interpolation", TEMPLATES[self.template].interpolation)
+
+    @property
+    def records(self) -> int:
+        """Records in the shards: the images without the online variants."""
+        return sum(shard.records for shard in self.shards)
 
     def write(self, directory: Path) -> None:
         """Write ``manifest.json`` into a dataset directory."""

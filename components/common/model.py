@@ -34,6 +34,7 @@ class ModelContract:
         height_px: Rows of the input.
         width_px: Columns of the input.
         template: Name of the alignment template, of the input's proportions.
+        interpolation: How the faces were drawn on it.
         embedding_size: Values of an embedding.
         identities: Number of identities that the training knew.
         training: What the model was made from: fingerprint of data and settings, and the settings.
@@ -54,6 +55,7 @@ class ModelContract:
     embedding_size: int
     identities: int
     training: dict[str, Any]
+    interpolation: str = "bilinear"
     channels: str = "RGB"
     pixel_range: list[int] = field(default_factory=lambda: [0, 255])
     scaling: str = SCALING

@@ -15,10 +15,12 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from numpy.typing import NDArray
 
+from faceflow.components.common import wire
 from faceflow.components.common.errors import DatasetError
 
 SCHEMA_PATH = Path(__file__).with_name("schema.pbtxt")
 GENDERS = ("female", "male")
+ONLINE_VARIANTS = "online_variants"
 
 
 def _example_class() -> Any:
@@ -82,6 +84,7 @@ class Record:
             mouth left, mouth right; None if unknown.
         score: The detector's confidence; None where no detector ran.
         variant: Empty, or the augmentation applied.
+        online_variants: Augmentations that the training applies to this image, each an image more in every epoch.
         label: Dense class index, set by pack.
         gender: ``female`` or ``male``; None if unknown.
         age: Years; None if unknown.
@@ -95,6 +98,7 @@ class Record:
     landmarks: NDArray[np.float32] | None = None
     score: float | None = None
     variant: str = ""
+    online_variants: tuple[str, ...] = ()
     label: int | None = None
     gender: str | None = None
     age: float | None = None
@@ -117,6 +121,8 @@ class Record:
         feature["image/height"].int64_list.value.append(self.height)
         feature["image/width"].int64_list.value.append(self.width)
         feature["variant"].bytes_list.value.append(self.variant.encode())
+        if self.online_variants:
+            feature[ONLINE_VARIANTS].bytes_list.value.extend(name.encode() for name in self.online_variants)
         if self.landmarks is not None:
             if self.landmarks.shape != (5, 2):
                 raise ValueError(f"{self.key}: landmarks must have shape (5, 2), not {self.landmarks.shape}")
@@ -151,6 +157,7 @@ class Record:
                 landmarks=None if points is None else np.array(points, np.float32).reshape(5, 2),
                 score=feature["detector/score"].float_list.value[0] if "detector/score" in feature else None,
                 variant=feature["variant"].bytes_list.value[0].decode(),
+                online_variants=_online_variants(feature),
                 label=feature["label"].int64_list.value[0] if "label" in feature else None,
                 gender=feature["gender"].bytes_list.value[0].decode() if "gender" in feature else None,
                 age=feature["age"].float_list.value[0] if "age" in feature else None,
@@ -177,14 +184,36 @@ def peek(payload: bytes) -> tuple[str, str, str]:
     Raises:
         DatasetError: The bytes are no record.
     """
-    feature = _features(payload)
-    try:
-        key, identity, variant = (
-            feature[name].bytes_list.value[0].decode() for name in ("key", "identity", "variant")
-        )
-    except (KeyError, IndexError) as error:
-        raise DatasetError(f"a record lacks {error}: run the stage that wrote it again.") from error
-    return key, identity, variant
+    seen = glanced(payload)
+    return seen.key.decode(), seen.identity.decode(), seen.variant.decode()
+
+
+def glanced(payload: bytes) -> wire.Glance:
+    """The names of a serialised record and the places where fields can be set.
+
+    A record that another program wrote, with its fields in another order or with fields of its own, is first written
+    again as :meth:`Record.encode` writes it.
+
+    Raises:
+        DatasetError: The bytes are no record.
+    """
+    seen = wire.glance(payload) or wire.glance(Record.decode(payload).encode())
+    assert seen is not None  # what encode() writes has the shape that glance() reads
+    return seen
+
+
+def online_variants(payload: bytes) -> tuple[str, ...]:
+    """The online variants of a serialised record.
+
+    Raises:
+        DatasetError: The bytes are no record.
+    """
+    return glanced(payload).online_variants
+
+
+def _online_variants(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    found = feature.get(ONLINE_VARIANTS)
+    return () if found is None else tuple(name.decode() for name in found.bytes_list.value)
 
 
 def variant_key(key: str, variant: str) -> str:

@@ -96,6 +96,13 @@ class StageSettings:
                 raise SettingsError(f"setting '{name}' is a parameter of its own: remove it from options.")
         return cls(**explicit, **options)
 
+    def check_installed(self) -> None:
+        """Refuse settings that need what is not installed here; for a subclass that has such settings.
+
+        Raises:
+            SettingsError: Says what to install.
+        """
+
     def for_manifest(self) -> dict[str, Any]:
         """The settings that decide the output's bytes, by name."""
         return {

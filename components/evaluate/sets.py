@@ -51,16 +51,21 @@ def source_name(dataset: Dataset) -> str:
     return peek(next(dataset.payloads()))[0].split("/", 1)[0]
 
 
-def check_template(dataset: Dataset, name: str, template: str) -> None:
+def check_template(dataset: Dataset, name: str, template: str, interpolation: str) -> None:
     """Refuse faces that are not aligned as the model's training faces were.
 
     Raises:
-        DatasetError: They are aligned to another template, or to none.
+        DatasetError: They are aligned to another template, or to none, or were drawn with another interpolation.
     """
     if dataset.manifest.template != template:
         raise DatasetError(
             f"the model was trained on faces aligned to template {template!r}, but '{name}' ({dataset.path}) is "
             f"aligned to {dataset.manifest.template!r}: align to {template!r} (align's 'template') or train anew."
+        )
+    if dataset.manifest.interpolation not in (None, interpolation):
+        raise DatasetError(
+            f"the model was trained on faces drawn with the interpolation '{interpolation}', but '{name}' "
+            f"({dataset.path}) with '{dataset.manifest.interpolation}': align both with one version of faceflow."
         )
 
 

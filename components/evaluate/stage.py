@@ -152,7 +152,7 @@ def _prepared(settings: Settings, inputs: Inputs, contract: ModelContract) -> tu
         while name in names:
             name = f"{stem}_{sum(each == stem or each.startswith(f'{stem}_') for each in names) + 1}"
         names.add(name)
-        check_template(dataset, name, contract.template)
+        check_template(dataset, name, contract.template, contract.interpolation)
         prepared = prepare(
             dataset,
             name,

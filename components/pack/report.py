@@ -48,6 +48,10 @@ def write(
             "training images": train.manifest.images,
             "validation images": validation.manifest.images,
             "shards": f"{len(train.shards):,} + {len(validation.shards):,}",
+            "layout": ", ".join(
+                [str(packed.manifest.settings["layout"])]
+                + ["gzip"] * (packed.manifest.settings["compression"] == "gzip")
+            ),
             "size": readable_bytes(sum(shard.bytes for shard in packed.manifest.shards)),
             "variants left out": left_out,
         }
@@ -70,7 +74,7 @@ def write(
         "Fields",
         ["field", *(f"{side}: absent" for side in sides)],
         [[name, *(statistics[side].missing[name] for side in sides)] for name in statistics["train"].missing],
-        "Records without the field; landmarks, score, gender and age are optional.",
+        "Records without the field; online variants, landmarks, score, gender and age are optional.",
     )
     report.write(path)
 
@@ -82,9 +86,9 @@ def _split_rows(found: Sequence[Statistics]) -> list[list[object]]:
         ["source images", *(each.variants.get("", 0) for each in found)],
         *([f"copies: {name}", *(each.variants.get(name, 0) for each in found)] for name in variants),
         *([f"of {size} px", *(each.image_sizes.get(size, 0) for each in found)] for size in sizes),
-        ["labels with images", *(sum(count > 0 for count in each.records_per_label) for each in found)],
-        ["fewest images of a label", *(min(each.records_per_label, default=0) for each in found)],
-        ["most images of a label", *(max(each.records_per_label, default=0) for each in found)],
+        ["labels with images", *(sum(count > 0 for count in each.images_per_label) for each in found)],
+        ["fewest images of a label", *(min(each.images_per_label, default=0) for each in found)],
+        ["most images of a label", *(max(each.images_per_label, default=0) for each in found)],
         ["records that do not fit the schema", *(each.unreadable + sum(each.misfits.values()) for each in found)],
     ]
 
@@ -93,12 +97,12 @@ def _images_per_label(statistics: Mapping[str, Statistics]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     drawn, axes = figure(6.4, 3.0)
-    counts = np.array(statistics["train"].records_per_label)
+    counts = np.array(statistics["train"].images_per_label)
     top = int(counts.max())
     steps = np.arange(0, top + 2) if top < 40 else np.unique(np.linspace(0, top + 1, 40).round())
     edges = [float(step) - 0.5 for step in steps]
     axes.hist(counts, edges, color=PALETTE[0], label="train")
-    held = np.array(statistics["validation"].records_per_label)
+    held = np.array(statistics["validation"].images_per_label)
     if held.any():
         axes.hist(held, edges, histtype="step", linewidth=1.6, color=PALETTE[1], label="validation")
     axes.set_xlabel("images per label")

@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faceflow.components.common import ledger
+from faceflow.components.common import index, ledger, tfrecord
+from faceflow.components.common.alignment import one_template
 from faceflow.components.common.dataset import Dataset, finish, publishing
-from faceflow.components.common.engine import Engine
+from faceflow.components.common.engine import check_settings, runner_options_setting, runner_setting, work_uri_setting
 from faceflow.components.common.errors import ConservationError
 from faceflow.components.common.hashing import file_sha256
 from faceflow.components.common.layout import LABELS_NAME, TRAIN, VALIDATION
@@ -28,11 +29,13 @@ from faceflow.components.common.manifest import Manifest
 from faceflow.components.common.record import SCHEMA_PATH
 from faceflow.components.common.settings import StageSettings, setting
 from faceflow.components.common.storage import require_free_space
+from faceflow.components.common.workplace import Workplace
 from faceflow.components.pack import plan, report, shuffle, statistics, survey
 from faceflow.components.pack.shuffle import STAGE
 
 STATISTICS_NAME = "statistics.json"
 _MEGABYTE = 1_000_000
+_VERIFIED_UNASKED = 50_000
 
 log = logging.getLogger("faceflow.pack")
 
@@ -48,11 +51,41 @@ class Settings(StageSettings):
         minimum=0,
         maximum=0.5,
     )
+    validation_by: str = setting(
+        "image",
+        "image takes some images of every identity; identity takes that fraction of the identities with all their "
+        "images, which are then no classes and have no label.",
+        choices=plan.SPLITS,
+    )
+    layout: str = setting(
+        "shuffled",
+        "shuffled puts the records into one random order over all shards, for softmax heads; grouped keeps the images "
+        "of an identity together, for batches of P identities with K images each.",
+        choices=plan.LAYOUTS,
+    )
+    compression: str = setting("none", "Of the shards; JPEGs hardly shrink.", choices=tfrecord.COMPRESSIONS)
     seed: int = setting(0, "Seed of split and shuffle.", minimum=0)
     shard_mb: int = setting(64, "Size that a shard should have, in megabytes.", minimum=1, maximum=4096)
+    verify_with_tfxio: str = setting(
+        "auto",
+        "Whether to read every shard once more through TFXIO when all are written, and compare with what was counted "
+        f"while they were; imports TensorFlow. auto: where there are at most {_VERIFIED_UNASKED:,} records.",
+        choices=("auto", "always", "never"),
+        affects_output=False,
+    )
     workers: int = setting(1, "Worker processes.", minimum=1, affects_output=False)
-    runner: str = setting("FnApiRunner", "Beam runner.", affects_output=False)
-    runner_options: list[str] = setting([], "Further Beam pipeline options.", affects_output=False)
+    runner: str = runner_setting()
+    runner_options: list[str] = runner_options_setting()
+    work_uri: str = work_uri_setting()
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that those on the engine go together.
+
+        Raises:
+            SettingsError: They do not.
+        """
+        super().__post_init__()
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -83,42 +116,50 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
     """Run the stage.
 
     Raises:
-        DatasetError: The faces are of fewer than two identities, or the dataset is damaged.
+        DatasetError: The faces are not aligned or of fewer than two identities, or the dataset is damaged.
         DiskSpaceError: Shards and spill files would not fit.
         ConservationError: The shards do not hold what went in.
     """
     faces = Dataset(inputs.faces)
-    shards = shuffle.numbered(faces.shards)
-    engine = Engine(settings.runner, settings.workers, tuple(settings.runner_options))
+    one_template([faces])
     size = sum(shard.bytes for shard in faces.manifest.shards)
     # Spill files stay until their records are in shards, so for a while there are two copies.
     require_free_space(outputs.packed, int(2.2 * size), "pack")
-    with publishing(outputs.packed) as directory:
-        spill = directory / "spill"
-        for folder in (spill, directory / TRAIN, directory / VALIDATION):
-            folder.mkdir()
-        engine.map(partial(survey.survey_shard, directory=str(spill), seed=settings.seed), shards, "survey")
-        surveyed = survey.merge(str(spill), len(shards))
-        decided = plan.make(surveyed, settings.validation_fraction, settings.shard_mb * _MEGABYTE, settings.seed)
+    with publishing(outputs.packed) as directory, Workplace(STAGE, settings, [faces.fingerprint]) as workplace:
+        surveyed = survey.count(faces)
+        taken = plan.split(surveyed, settings.validation_fraction, settings.validation_by, settings.seed)
+        decided = plan.make(
+            surveyed,
+            taken,
+            survey.thresholds(faces, surveyed, taken, settings.seed),
+            shard_bytes=settings.shard_mb * _MEGABYTE,
+            grouped=settings.layout == "grouped",
+            seed=settings.seed,
+        )
         log.info(
             "%s identities; %s source images to learn from, %s to validate on; %s shards",
-            *(f"{n:,}" for n in (len(surveyed), decided.train_images, decided.validation_images, decided.buckets)),
+            *(
+                f"{n:,}"
+                for n in (len(decided.identities), decided.train_images, decided.validation_images, decided.buckets)
+            ),
         )
-        places: dict[str, Any] = {
-            "plan": str(plan.write(decided, spill)),
-            "spill": str(spill),
-            "output": str(directory),
-        }
-        scatter = partial(shuffle.scatter_shard, seed=settings.seed, **places)
-        engine.map(scatter, shards, "scatter")
-        left_out = shuffle.index_spills(str(spill), len(shards))
-        engine.map(partial(shuffle.gather_shard, **places), range(decided.buckets), "gather")
-        shutil.rmtree(spill)
+        spill = workplace.folder(directory / "spill")
+        sides = {side: workplace.folder(directory / side) for side in (TRAIN, VALIDATION)}
+        places: dict[str, Any] = {"plan": plan.write(decided, spill), "spill": spill, **sides}
+        shards = workplace.shards(faces.shards)
+        workplace.map(partial(shuffle.scatter_shard, seed=settings.seed, **places), shards, "scatter")
+        left_out = shuffle.index_spills(spill, len(shards), decided.buckets)
+        gather = partial(shuffle.gather_shard, compression=settings.compression, **places)
+        workplace.map(gather, range(decided.buckets), "gather")
+        for folder in sides.values():
+            workplace.collect(folder)
+        workplace.clear(spill)
+        shutil.rmtree(directory / "spill", ignore_errors=True)
         counted = _finish(directory, settings, faces, decided, left_out)
     packed = Dataset(outputs.packed)
-    log.info("%s records in %s shards", f"{packed.manifest.images:,}", f"{len(packed.shards):,}")
-    sides = (Dataset(outputs.packed / TRAIN), Dataset(outputs.packed / VALIDATION))
-    report.write(outputs.report, packed, *sides, counted, left_out)
+    log.info("%s records in %s shards", f"{packed.manifest.records:,}", f"{len(packed.shards):,}")
+    written = (Dataset(outputs.packed / TRAIN), Dataset(outputs.packed / VALIDATION))
+    report.write(outputs.report, packed, *written, counted, left_out)
 
 
 def _finish(
@@ -135,20 +176,29 @@ def _finish(
     labels = directory / LABELS_NAME
     plan.write_labels(decided, labels)
     shutil.copyfile(SCHEMA_PATH, directory / SCHEMA_PATH.name)
+    classes = len(decided.classes)
     manifests = {}
     counted = {}
+    verifying = _verifies(settings, faces.manifest.records)
     for side, images in ((TRAIN, decided.train_images), (VALIDATION, decided.validation_images)):
+        folder = directory / side
+        parts = (path.read_bytes() for path in sorted(folder.glob("part-*.statistics")))
+        counted[side] = statistics.total(parts, classes)
+        index.merge(sorted(folder.glob("part-*.index.parquet")), folder / index.INDEX_NAME)
         manifests[side] = finish(
-            directory / side,
+            folder,
             stage=STAGE,
             settings=settings.for_manifest(),
             template=faces.manifest.template,
             inputs={"faces": faces.fingerprint},
             images_in=images,
+            attachments=[folder / index.INDEX_NAME],
             licences=faces.manifest.licences,
         )
-        counted[side] = statistics.measure(Dataset(directory / side).shards, len(decided.places))
-        _check(side, manifests[side], counted[side])
+        labelled = side == TRAIN or settings.validation_by == "image"
+        _check(side, manifests[side], counted[side], labelled)
+        if verifying:
+            _check_again(side, counted[side], statistics.measure(Dataset(folder).shards, classes))
     images = sum(manifest.images for manifest in manifests.values())
     if images + left_out != faces.manifest.images:
         raise ConservationError(
@@ -164,7 +214,7 @@ def _finish(
         stage=STAGE,
         settings=settings.for_manifest(),
         template=faces.manifest.template,
-        identities=len(decided.places),
+        identities=len(decided.identities),
         images=images,
         images_in=decided.train_images + decided.validation_images,
         variants=dict(sorted(variants.items())),
@@ -180,12 +230,27 @@ def _finish(
     return counted
 
 
-def _check(side: str, manifest: Manifest, counted: statistics.Statistics) -> None:
-    faults = dict(counted.faults)
-    if counted.records != manifest.images or counted.variants != manifest.variants:
-        faults[f"records, where {manifest.images:,} were written"] = counted.records
-    if side == TRAIN and 0 in counted.records_per_label:
-        faults["labels without an image to learn from"] = counted.records_per_label.count(0)
+def _verifies(settings: Settings, records: int) -> bool:
+    if settings.verify_with_tfxio == "auto":
+        return records <= _VERIFIED_UNASKED
+    return settings.verify_with_tfxio == "always"
+
+
+def _check_again(side: str, counted: statistics.Statistics, read: statistics.Statistics) -> None:
+    if counted != read:
+        names = [name for name, value in read.to_json().items() if value != counted.to_json()[name]]
+        raise ConservationError(
+            f"the {side} shards, read through TFXIO, differ in {', '.join(names)} from what was written. "
+            "Check the volume, and run the stage again."
+        )
+
+
+def _check(side: str, manifest: Manifest, counted: statistics.Statistics, labelled: bool) -> None:
+    faults = counted.faults(labelled)
+    if counted.records != manifest.records or counted.variants != manifest.variants:
+        faults[f"records, where {manifest.records:,} were written"] = counted.records
+    if side == TRAIN and 0 in counted.images_per_label:
+        faults["labels without an image to learn from"] = counted.images_per_label.count(0)
     if faults:
         told = ", ".join(f"{count:,} {what}" for what, count in faults.items())
         raise ConservationError(

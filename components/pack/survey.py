@@ -1,4 +1,4 @@
-"""The first pass over the faces: what each identity has, from keys and sizes alone. No image is decoded.
+"""The first pass over the faces: what each identity has, from the ledger alone. No shard is opened.
 
 A *source image* is a record that is not an augmented copy; its copies carry its key with ``#<variant>`` appended and
 follow it directly, as augment writes them. The split is made over source images, so that a copy is never parted from
@@ -7,128 +7,95 @@ the image that it was made of.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError
-from faceflow.components.common.hashing import stable_hash
-from faceflow.components.common.record import peek, variant_key
-from faceflow.components.common.tfrecord import read
-
-_SCHEMA = pa.schema(
-    [
-        ("identity", pa.string()),
-        ("hashes", pa.list_(pa.uint64())),
-        ("records", pa.int64()),
-        ("source_bytes", pa.int64()),
-        ("bytes", pa.int64()),
-    ]
-)
+from faceflow.components.common.hashing import stable_hash, stable_hashes
+from faceflow.components.common.ledger import rows_kept
+from faceflow.components.common.smallest import Smallest
 
 
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """What one identity has.
+@dataclass(frozen=True)
+class Survey:
+    """What the plan is made from.
 
     Attributes:
-        hashes: Sorted split hashes of its source images.
-        records: Its records, augmented copies included.
-        source_bytes: Bytes of the records of its source images.
-        bytes: Bytes of all its records.
+        identities: All of them, sorted.
+        images: (identities,) int64: source images of each.
+        records: (identities,) int64: records of each, augmented copies included.
+        record_bytes: Mean size of a record in its shard.
     """
 
-    hashes: NDArray[np.uint64]
-    records: int
-    source_bytes: int
-    bytes: int
+    identities: list[str]
+    images: NDArray[np.int64]
+    records: NDArray[np.int64]
+    record_bytes: float
 
 
-Survey = Mapping[str, Owned]
-
-
-def split_hash(seed: int, key: str) -> int:
+def split_hash(seed: int, key: str | bytes) -> int:
     """The number by which source images of one identity compete for validation: the smallest go there."""
     return stable_hash(seed, "split", key)
 
 
-def walk(path: Path) -> Iterator[tuple[bytes, str, str, str, str]]:
-    """Yield a shard's records with the source image that each belongs to.
-
-    Yields:
-        Payload, key, identity, variant, and key of the source image.
+def count(faces: Dataset) -> Survey:
+    """Count every identity's source images and records.
 
     Raises:
-        DatasetError: An augmented copy does not follow its source image.
+        DatasetError: The ledger does not go with the shards.
     """
-    source = ""
-    for payload in read(path):
-        key, identity, variant = peek(payload)
-        if not variant:
-            source = key
-        elif key != variant_key(source, variant):
-            raise DatasetError(
-                f"{path}: '{key}' is an augmented copy ({variant}), but the image before it is '{source}': "
-                "a copy must follow its source image, as augment writes it. Give pack a dataset that augment wrote."
-            )
-        yield payload, key, identity, variant, source
+    numbers: dict[bytes, int] = {}
+    images = np.zeros(1 << 10, np.int64)
+    variants = np.zeros(1 << 10, np.int64)
+    for rows in rows_kept(faces.path):
+        known = np.array([numbers.setdefault(name, len(numbers)) for name in rows.identities], np.int64)
+        if len(numbers) > len(images):
+            more = np.zeros(len(numbers), np.int64)
+            images, variants = np.concatenate([images, more]), np.concatenate([variants, more])
+        owned = known[rows.codes]
+        images += np.bincount(owned, minlength=len(images))
+        variants += np.bincount(owned, rows.variants, minlength=len(images)).astype(np.int64)
+    names = sorted(name for name, number in numbers.items() if images[number])
+    places = np.array([numbers[name] for name in names], np.int64)
+    images, variants = images[places], variants[places]
+    manifest = faces.manifest
+    # A variant is a record of its own, or a name that its source image's record carries.
+    records = variants if manifest.records == variants.sum() else images
+    if manifest.images != variants.sum() or manifest.records != records.sum():
+        raise DatasetError(
+            f"{faces.path} has {manifest.records:,} records and {manifest.images:,} images by its manifest, but its "
+            f"ledger names {int(images.sum()):,} source images and {int(variants.sum()):,} with their variants: "
+            f"run the stage that wrote it ({manifest.stage}) again."
+        )
+    size = sum(shard.bytes for shard in manifest.shards) / max(1, manifest.records)
+    return Survey([name.decode() for name in names], images, records, size)
 
 
-def survey_shard(shard: tuple[int, str], *, directory: str, seed: int) -> None:
-    """Survey one shard, into a Parquet file with a row an identity.
+def thresholds(faces: Dataset, survey: Survey, taken: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """Split hashes up to which the source images of each identity go to validation.
 
     Args:
-        shard: The shard's number, and its path.
-        directory: Where the file is written, under the shard's number.
+        faces: What was surveyed.
+        survey: The survey.
+        taken: How many of each identity go there.
         seed: The stage's seed.
+
+    Returns:
+        (identities,) uint64; without meaning where none are taken.
     """
-    index, path = shard
-    hashes: dict[str, list[int]] = defaultdict(list)
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for payload, key, identity, variant, _ in walk(Path(path)):
-        count = counts[identity]
-        count[0] += 1
-        count[2] += len(payload)
-        if not variant:
-            hashes[identity].append(split_hash(seed, key))
-            count[1] += len(payload)
-    columns = [list(counts), [hashes[identity] for identity in counts], *map(list, zip(*counts.values(), strict=True))]
-    if not counts:
-        columns = [[] for _ in _SCHEMA]
-    pq.write_table(pa.table(columns, schema=_SCHEMA), _file(directory, index))
-
-
-def merge(directory: str, shards: int) -> Survey:
-    """Put the shards' surveys together.
-
-    Raises:
-        DatasetError: Two source images have the same key.
-    """
-    hashes: dict[str, list[NDArray[np.uint64]]] = defaultdict(list)
-    counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, np.int64))
-    for index in range(shards):
-        table = pq.read_table(_file(directory, index))
-        numbers = np.column_stack([table[name].to_numpy() for name in ("records", "source_bytes", "bytes")])
-        for identity, values, count in zip(table["identity"].to_pylist(), table["hashes"], numbers, strict=True):
-            hashes[identity].append(values.values.to_numpy())
-            counts[identity] += count
-    merged = {}
-    for identity in sorted(hashes):
-        own = np.sort(np.concatenate(hashes[identity]))
-        if (own[1:] == own[:-1]).any():
-            raise DatasetError(
-                f"two images of identity '{identity}' have the same key. Keys must be unique: give each source a "
-                "'name' of its own and run augment again."
-            )
-        merged[identity] = Owned(own, *(int(number) for number in counts[identity]))
-    return merged
-
-
-def _file(directory: str, index: int) -> Path:
-    return Path(directory) / f"survey-{index:05d}.parquet"
+    found = np.zeros(len(survey.identities), np.uint64)
+    wanted = np.flatnonzero(taken)
+    if not len(wanted):
+        return found
+    numbers = {identity.encode(): number for number, identity in enumerate(survey.identities)}
+    smallest = Smallest(taken)
+    for rows in rows_kept(faces.path):
+        known = np.array([numbers.get(name, 0) for name in rows.identities], np.int64)
+        owned = known[rows.codes]
+        split = np.flatnonzero(taken[owned] > 0)
+        smallest.add(owned[split], stable_hashes((seed, "split"), [rows.keys[row] for row in split]))
+    found[wanted] = smallest.nth(wanted, taken[wanted] - 1)
+    return found

@@ -41,11 +41,29 @@ def test_a_claim_is_mounted_where_stages_keep_scratch(tmp_path):
     compilation.compile_pipeline("training", path, scratch_pvc="faces-scratch")
     pipeline, platform = yaml.safe_load_all(path.read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    mounts = {name: each["pvcMount"][0] for name, each in executors.items()}
+    mounts = {name: each["pvcMount"][0] for name, each in executors.items() if "pvcMount" in each}
     assert sorted(mounts) == ["exec-download", "exec-download-2", "exec-train"]
     (place,) = {mount["mountPath"] for mount in mounts.values()}
     assert {mount["constant"] for mount in mounts.values()} == {"faces-scratch"}
     assert pipeline["root"]["inputDefinitions"]["parameters"]["scratch_dir"]["defaultValue"] == place
+
+
+@pytest.mark.parametrize("name", [None, "our-buckets"])
+def test_stages_that_reach_object_stores_get_credentials_from_a_secret_that_need_not_be_there(tmp_path, name):
+    path = tmp_path / "training.yaml"
+    compilation.compile_pipeline("training", path, storage_secret=name)
+    _, platform = yaml.safe_load_all(path.read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    secrets = {executor: each["secretAsEnv"][0] for executor, each in executors.items()}
+    stages = ["align", "align-2", "augment", "download", "download-2", "pack", "probe", "probe-2"]
+    assert sorted(secrets) == [f"exec-{stage}" for stage in stages]
+    for secret in secrets.values():
+        assert secret["optional"] is True
+        assert secret["secretName"] == secret["secretNameParameter"]["runtimeValue"]["constant"]
+        assert secret["secretName"] == (name or "faceflow-storage")
+        keys = {each["secretKey"]: each["envVar"] for each in secret["keyToEnv"]}
+        assert keys.items() >= {each: each for each in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL")}.items()
+        assert all(key == variable for key, variable in keys.items())
 
 
 def test_an_unknown_pipeline_is_named(tmp_path):

@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 
 from faceflow.components.common.errors import SettingsError
@@ -136,6 +138,7 @@ def test_a_preset_in_text_needs_quotes():
     [
         ({"augment_policy": "keep, foo"}, r"augment: .*'policy'.*'foo' is not an operation"),
         ({"align_template": "arcface"}, r"align: setting 'template' is 'arcface'"),
+        ({"align_template": "openface_96"}, r"align: setting 'template' is 'openface_96', which needs dlib"),
         ({"train_options": {"margn": 0.3}}, r"train: unknown setting 'margn'.*did you mean 'margin'"),
         ({"pack_validation_fraction": 0.9}, r"pack: setting 'validation_fraction' is 0.9"),
         ({"evaluate_options": {}, "seed": -1}, r"evaluate: setting 'seed' is -1"),
@@ -144,6 +147,14 @@ def test_a_preset_in_text_needs_quotes():
 def test_a_stage_s_bad_setting_is_told_before_the_start(given, words):
     with pytest.raises(SettingsError, match=words):
         parameters.check_settings(given)
+
+
+def test_what_is_not_installed_is_told_before_the_start_unless_stages_run_in_containers(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    given = {"align_landmarks": "dlib", "align_template": "dlib_5point_224"}
+    with pytest.raises(SettingsError, match="align: setting 'landmarks' is 'dlib', but dlib-bin .* not installed"):
+        parameters.check_settings(given)
+    parameters.check_settings(given, installed=False)
 
 
 def test_the_pipeline_s_own_defaults_pass():

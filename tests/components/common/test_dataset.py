@@ -106,7 +106,7 @@ def test_a_lost_image_fails_the_stage_and_publishes_nothing(tmp_path):
 
 
 def test_a_record_that_the_ledger_does_not_know_fails_the_stage(tmp_path):
-    told = "wrote 2 records where its ledger lists 1"
+    told = "wrote 2 images where its ledger lists 1"
     with pytest.raises(ConservationError, match=told), publishing(tmp_path / "set") as directory:
         with ShardWriter(directory, 0, stage="align") as part:
             part.write(record("a.jpg"))

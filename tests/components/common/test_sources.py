@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,40 @@ def test_every_field_is_documented(kind):
         assert re.search(rf"^\s+{item.name}: ", documented, re.MULTILINE), item.name
 
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "sources.md"
+
+
+def documented_examples():
+    """The JSON objects of the page on sources."""
+    decoder, found = json.JSONDecoder(), []
+    for block in re.findall(r"```json\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL):
+        while block := block.strip():
+            example, end = decoder.raw_decode(block)
+            found.append(example)
+            block = block[end:]
+    return found
+
+
+def test_the_page_on_sources_has_a_valid_example_of_every_kind_and_scheme():
+    examples = documented_examples()
+    made = [parse(example) for example in examples]
+    assert {source.kind for source in made} == set(KINDS)
+    for kind in KINDS.values():
+        assert json.loads(kind.example()) in examples, f"the example of {kind.kind}"
+    places = [part for source in made for label in source.locations for part in sum(source.places(label), [])]
+    assert {sources.scheme_of(place) for place in places} - {""} == set(sources.SCHEMES)
+    assert any(source.checksums for source in made) and any(source.mirrors for source in made)
+
+
+def test_the_page_on_sources_names_every_field_and_scheme():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for item in fields(sources.Source):
+        assert f"| `{item.name}` |" in text, item.name
+    for scheme, example in sources.SCHEMES.items():
+        assert re.search(rf"^\| .*`{scheme}`.* \|", text, re.MULTILINE), scheme
+        assert scheme == "http" or f"`{example}`" in text, example
+
+
 def test_the_name_begins_keys_and_identities_unless_a_namespace_is_given():
     assert (parse({"kind": "lfw", "archive": "a", "pairs": "p"}).name) == "lfw"
     assert parse({"kind": "trillion_pairs", "archive": "a", "landmarks": "b"}).namespace == "trillion-pairs"
@@ -54,7 +89,7 @@ def test_the_fingerprint_changes_with_every_field():
 
 def test_locations_are_the_fields_that_hold_paths():
     source = parse({"kind": "lfw", "archive": "a.tgz", "pairs": "p.txt", "attributes": "t.csv"})
-    assert source.locations == {"attributes": "t.csv", "archive": "a.tgz", "pairs": "p.txt"}
+    assert source.locations == {"attributes": ["t.csv"], "archive": ["a.tgz"], "pairs": ["p.txt"]}
     assert not {"archive", "pairs", "attributes"} & set(source.spec_without_locations)
 
 
@@ -74,10 +109,28 @@ def test_numbers_that_kfp_carries_as_floats_are_whole_again():
         ({"kind": "folder"}, ["lacks 'path'", "photos.zip"]),
         ({"kind": "folder", "path": ""}, ["lacks 'path'"]),
         ({"kind": "folder", "path": "x", "pathh": "y"}, ["'pathh'", "did you mean 'path'"]),
-        ({"kind": "folder", "path": ["x"]}, ["'folder'", "path is ['x']", "type str"]),
+        ({"kind": "folder", "path": 7}, ["'folder'", "path is 7", "type str or list"]),
         ({"kind": "folder", "path": "x", "strip": True}, ["strip is True", "type int"]),
         ({"kind": "folder", "path": "x", "strip": -2}, ["strip is -2"]),
-        ({"kind": "folder", "path": "s3://bucket/x"}, ["s3://bucket/x", "http(s)"]),
+        ({"kind": "folder", "path": "ftp://bucket/x"}, ["path is 'ftp://bucket/x'", "https://, s3://, gs://"]),
+        (
+            {"kind": "folder", "path": "s3://bucket"},
+            ["path is 's3://bucket'", "must name a bucket and what lies in it"],
+        ),
+        ({"kind": "folder", "path": "gs:///x"}, ["path is 'gs:///x'", "gs://bucket/set.tar.gz"]),
+        ({"kind": "folder", "path": ["x", ""]}, ["path is ['x', '']", "list of the locations of its parts"]),
+        ({"kind": "folder", "path": "x", "checksums": "md5:1"}, ["checksums is 'md5:1'", "type dict"]),
+        ({"kind": "folder", "path": "x", "checksums": {"pth": ""}}, ["checksums is {'pth': ''}", "may only have path"]),
+        ({"kind": "folder", "path": "x", "checksums": {"path": "md5:1"}}, ["checksums.path is 'md5:1'", "32"]),
+        (
+            {"kind": "folder", "path": "x", "checksums": {"path": "f" * 32}},
+            ["checksums.path is 'ffff", "sha256: with 64"],
+        ),
+        ({"kind": "folder", "path": ["x", "y"], "checksums": {"path": ["md5:1"]}}, ["one for each of the 2 parts"]),
+        ({"kind": "folder", "path": "x", "mirrors": {"path": "y"}}, ["mirrors.path is 'y'", "must be a list"]),
+        ({"kind": "folder", "path": "x", "mirrors": {"path": ["ftp://y"]}}, ["mirrors.path is ['ftp://y']", "s3://"]),
+        ({"kind": "folder", "path": ["x", "y"], "mirrors": {"path": ["z"]}}, ["as many parts as path, 2"]),
+        ({"kind": "folder", "path": "x", "mirrors": {"attributes": ["y"]}}, ["mirrors is", "may only have path"]),
         ({"kind": "folder", "path": "x", "name": "my photos"}, ["'my photos'", "letters, digits"]),
         ({"kind": "folder", "path": "x", "name": "a/b"}, ["'a/b'"]),
         ({"kind": "folder", "path": "x", "name": ".."}, ["'..'"]),

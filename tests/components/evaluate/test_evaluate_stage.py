@@ -236,6 +236,14 @@ def test_with_nothing_to_score_it_says_so_and_does_not_fail(model, tmp_path, cap
     summary.publish(dsl.Metrics(uri="scores"), dsl.ClassificationMetrics(uri="roc"))
 
 
+def test_faces_drawn_in_another_way_are_refused(model, tmp_path):
+    faces = write_faces(tmp_path / "faces", "lfw", 2, 2)
+    manifest = json.loads((faces / "manifest.json").read_text())
+    (faces / "manifest.json").write_text(json.dumps({**manifest, "interpolation": "nearest"}))
+    with pytest.raises(DatasetError, match="interpolation 'bilinear', but 'lfw' .* with 'nearest': align both"):
+        evaluate(tmp_path, model, [faces])
+
+
 def test_faces_of_another_template_are_refused_before_the_model_is_loaded(model, tmp_path):
     faces = write_faces(tmp_path / "faces", "lfw", 2, 2, template="arcface_96x112")
     (tmp_path / "broken").mkdir()

@@ -54,7 +54,8 @@ def augmented(tmp_path_factory):
                     for family in families[index::shards]:
                         for record in family:
                             part.write(record)
-                        part.kept(family[0].key, family[0].identity, [record.variant for record in family])
+                        names = [name for record in family for name in (record.variant, *record.online_variants)]
+                        part.kept(family[0].key, family[0].identity, names)
             finish(
                 directory, stage="augment", settings={}, template=template, inputs={}, images_in=len(families),
                 licences=["a licence"],

@@ -1,36 +1,68 @@
 from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.record import peek
-from faceflow.components.common.tfrecord import read
+from faceflow.components.common.tfrecord import payload_of, read
 from faceflow.components.pack import plan, shuffle, survey
 from faceflow.components.pack.shuffle import shuffle_hash
 
 IMAGES = {"s/anna": (20, ["opening"]), "s/bo": (15, []), "s/cy": (1, ["opening", "gaussian_noise"]), "s/di": (8, [])}
 
 
-def shuffled(directory, faces, window_bytes, *, twice=False):
+def shuffled(directory, faces, window_bytes, *, twice=False, grouped=False):
     """Run the passes by hand; gives each part's payloads by name, and the copies left out."""
-    directory.mkdir()
-    for side in ("train", "validation"):
-        (directory / side).mkdir()
-    shards = shuffle.numbered(Dataset(faces).shards)
-    for shard in shards:
-        survey.survey_shard(shard, directory=str(directory), seed=3)
-    decided = plan.make(survey.merge(str(directory), len(shards)), 0.2, 15_000, 3)
-    places = {"plan": str(plan.write(decided, directory)), "spill": str(directory), "output": str(directory)}
+    folders = {name: str(directory / name) for name in ("train", "validation", "spill")}
+    for folder in folders.values():
+        Path(folder).mkdir(parents=True)
+    dataset = Dataset(faces)
+    surveyed = survey.count(dataset)
+    taken = plan.split(surveyed, 0.2, "image", 3)
+    upto = survey.thresholds(dataset, surveyed, taken, 3)
+    decided = plan.make(surveyed, taken, upto, shard_bytes=15_000, grouped=grouped, seed=3)
+    places = {"plan": plan.write(decided, folders["spill"]), **folders}
+    shards = list(enumerate(map(str, dataset.shards)))
     for shard in reversed(shards):
+        if twice:
+            interrupted(shuffle.scatter_shard, shard, seed=3, window_bytes=window_bytes, **places)
         for _ in range(1 + twice):
             shuffle.scatter_shard(shard, seed=3, window_bytes=window_bytes, **places)
-    left_out = shuffle.index_spills(str(directory), len(shards))
+    left_out = shuffle.index_spills(folders["spill"], len(shards), decided.buckets)
     for bucket in range(decided.buckets):
+        if twice:
+            interrupted(shuffle.gather_shard, bucket, compression="none", **places)
         for _ in range(1 + twice):
-            shuffle.gather_shard(bucket, **places)
+            shuffle.gather_shard(bucket, compression="none", **places)
+    assert not list(directory.rglob("*.partial"))
     parts = sorted(directory.glob("*/part-*.tfrecord"))
     return {str(path.relative_to(directory)): list(read(path)) for path in parts}, left_out, decided
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def interrupted(step, *args, **kwargs):
+    """Begin a step and end it at the third checksum, which is in the middle of its records."""
+    left = [3]
+
+    def stop(data):
+        left[0] -= 1
+        if not left[0]:
+            raise Interrupted
+        return value(data)
+
+    value = google_crc32c.value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(google_crc32c, "value", stop)
+        patch.setattr(shuffle, "payload_of", lambda frame: (stop(bytes(frame)), payload_of(frame))[1])
+        with pytest.raises(Interrupted):
+            step(*args, **kwargs)
 
 
 def test_windows_and_repeated_tries_do_not_change_the_shards(tmp_path, augmented):
@@ -54,18 +86,38 @@ def test_a_shard_is_a_range_of_hashes_in_order(tmp_path, augmented):
 
 
 def test_a_copy_without_its_source_image_is_refused(tmp_path, augmented):
-    families = [list(Dataset(augmented({"s/anna": (2, ["opening"]), "s/bo": (2, [])}, shards=1)).records())]
-    families[0][0], families[0][1] = families[0][1], families[0][0]
+    records = list(Dataset(augmented({"s/anna": (1, ["opening"]), "s/bo": (2, [])}, shards=1)).records())
+    anna = [record for record in records if record.identity == "s/anna"]
+    families = [anna[::-1], *([record] for record in records if record not in anna)]
     lost = augmented({}, families=families, shards=1)
+    folders = {name: str(tmp_path) for name in ("train", "validation", "spill")}
+    surveyed = survey.count(Dataset(lost))
+    decided = plan.make(surveyed, surveyed.images * 0, surveyed.images, shard_bytes=10**6, grouped=False, seed=0)
     with pytest.raises(DatasetError, match=r"#opening' is an augmented copy \(opening\), but the image before it"):
-        survey.survey_shard((0, str(Dataset(lost).shards[0])), directory=str(tmp_path), seed=0)
+        shuffle.scatter_shard((0, str(Dataset(lost).shards[0])), plan=plan.write(decided, tmp_path), seed=0, **folders)
 
 
-def test_two_images_of_one_key_are_refused(tmp_path, augmented):
+@pytest.mark.parametrize("grouped", [False, True])
+def test_two_images_of_one_key_are_refused(tmp_path, augmented, grouped):
     records = list(Dataset(augmented({"s/anna": (3, []), "s/bo": (3, [])})).records())
     copied = [[record] for record in records] + [[replace(records[0], age=3.0)]]
-    shards = shuffle.numbered(Dataset(augmented({}, families=copied)).shards)
-    for shard in shards:
-        survey.survey_shard(shard, directory=str(tmp_path), seed=0)
-    with pytest.raises(DatasetError, match=f"two images of identity '{records[0].identity}' have the same key"):
-        survey.merge(str(tmp_path), len(shards))
+    with pytest.raises(DatasetError, match=f"two images have the key '{records[0].key}'. Keys must be unique"):
+        shuffled(tmp_path / "out", augmented({}, families=copied), 1 << 20, grouped=grouped)
+
+
+def test_records_whose_hashes_meet_are_in_the_order_of_their_keys(tmp_path, augmented, monkeypatch):
+    monkeypatch.setattr(shuffle, "stable_hasher", lambda *_: lambda key: 1 << 40)
+    parts, _, _ = shuffled(tmp_path / "out", augmented(IMAGES), 1 << 20)
+    for payloads in parts.values():
+        keys = [peek(payload)[0].encode() for payload in payloads]
+        assert keys == sorted(keys)
+
+
+def test_identities_stand_together(tmp_path, augmented):
+    parts, _, decided = shuffled(tmp_path / "out", augmented(IMAGES), 2_000, grouped=True)
+    for side in ("train", "validation"):
+        owners = [peek(payload)[1] for name, part in sorted(parts.items()) if side in name for payload in part]
+        runs = [owner for owner, _ in groupby(owners)]
+        assert len(runs) == len(set(runs))
+    assert {peek(payload)[1] for part in parts.values() for payload in part} == set(IMAGES)
+    assert decided.train_shards > 1

@@ -1,10 +1,14 @@
 import csv
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import time
 from collections import Counter, namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +17,7 @@ from scipy import stats
 
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import ConservationError, DatasetError, DiskSpaceError, SettingsError
+from faceflow.components.common.index import Index
 from faceflow.components.common.ledger import LEDGER_NAME
 from faceflow.components.common.record import SCHEMA_PATH, Record
 from faceflow.components.common.tfrecord import Writer
@@ -163,6 +168,7 @@ def test_tensorflow_reads_the_shards_with_the_schema(packed):
                 "label": [record.label],
                 "landmarks": [] if record.landmarks is None else record.landmarks.ravel().tolist(),
                 "detector/score": [record.score],
+                "online_variants": [],
                 "gender": [record.gender.encode()] if record.gender else [],
                 "age": [] if record.age is None else [record.age],
             }
@@ -176,7 +182,7 @@ def test_the_statistics_equal_a_plain_count(packed):
         found = told[side]
         assert (found["records"], found["unreadable"]) == (len(records), 0)
         labels = Counter(record.label for record in records)
-        assert found["records_per_label"] == [labels[label] for label in range(len(IMAGES))]
+        assert found["images_per_label"] == [labels[label] for label in range(len(IMAGES))]
         assert found["variants"] == Counter(record.variant for record in records)
         assert found["image_sizes"] == {"20x24": len(records)}
         assert found["image_bytes_total"] == sum(len(record.image) for record in records)
@@ -185,6 +191,7 @@ def test_the_statistics_equal_a_plain_count(packed):
         assert missing == {
             name: count
             for name, count in (
+                ("online_variants", len(records)),
                 ("landmarks", sum(record.landmarks is None for record in records)),
                 ("gender", sum(record.gender is None for record in records)),
                 ("age", sum(record.age is None for record in records)),
@@ -227,8 +234,8 @@ def test_records_that_do_not_fit_are_counted(tmp_path):
     assert (found.records, found.unreadable) == (309, 2)
     assert {name: count for name, count in found.misfits.items() if count} == {"landmarks": 1, "label": 3}
     assert (found.missing["label"], found.missing["identity"]) == (1, 1)
-    assert found.records_per_label == [304, 1]
-    assert found.faults == {
+    assert found.images_per_label == [304, 1]
+    assert found.faults() == {
         "unreadable records": 2, "records without identity": 1, "records without label": 1,
         "records with a wrong landmarks": 1, "records with a wrong label": 3,
     }  # fmt: skip
@@ -244,8 +251,9 @@ def test_the_report_shows_the_numbers(packed):
     assert page.count("<figure") == 20
 
 
-def test_two_workers_give_the_same_bytes_as_one(packed, faces, tmp_path, small_shards):
-    assert files(pack(tmp_path, faces, workers=2)) == files(packed)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(packed, faces, tmp_path, small_shards, workers):
+    assert files(pack(tmp_path, faces, workers=workers)) == files(packed)
 
 
 def test_the_shards_do_not_depend_on_how_the_faces_were_sharded(packed, augmented, tmp_path, small_shards):
@@ -282,6 +290,12 @@ def test_faces_of_one_identity_are_refused_and_leave_nothing(augmented, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_faces_that_are_not_aligned_are_refused(augmented, tmp_path):
+    with pytest.raises(DatasetError, match=r"not aligned \(stage 'augment'\): run align"):
+        pack(tmp_path, augmented({"s/anna": (5, []), "s/bo": (5, [])}, template=None))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dataset_that_is_none_is_refused(tmp_path):
     (tmp_path / "faces").mkdir()
     with pytest.raises(DatasetError, match="not a faceflow dataset"):
@@ -308,14 +322,142 @@ def test_a_full_disk_is_told_before_the_work(faces, tmp_path, monkeypatch):
 
 
 def test_shards_that_tfx_bsl_counts_otherwise_are_not_published(faces, tmp_path):
-    counted = statistics.Statistics(records=3, variants={"": 3}, records_per_label=[2, 1, 0])
+    counted = statistics.Statistics(records=3, variants={"": 3}, images_per_label=[2, 1, 0])
     manifest = Dataset(faces).manifest
     with pytest.raises(ConservationError, match="3 records, where 592 were written, 1 labels without an image"):
-        stage._check("train", manifest, counted)
-    stage._check("train", replace(manifest, images=3, variants={"": 3}), replace(counted, records_per_label=[2, 1]))
+        stage._check("train", manifest, counted, True)
+    three = replace(manifest, variants={"": 3}, shards=[replace(manifest.shards[0], records=3)])
+    stage._check("train", three, replace(counted, images_per_label=[2, 1]), True)
+
+
+def pack_until_killed(at, faces, told):
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage, "_MEGABYTE", SHARD_BYTES // 64)
+            pack(at, faces, workers=2)
+    except Exception as error:
+        told.write_text(f"{type(error).__name__}: {error}")
+
+
+def workers_of(pid):
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            is_worker = arguments[1:3] == [b"-m", b"faceflow.components.common.worker"]
+            found += [child] if is_worker else workers_of(child)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers under /proc")
+def test_a_killed_worker_ends_the_stage_and_another_try_gives_the_same_bytes(packed, faces, tmp_path, small_shards):
+    at, told = tmp_path / "at", tmp_path / "told.txt"
+    at.mkdir()
+    process = multiprocessing.get_context("spawn").Process(target=pack_until_killed, args=(at, faces, told))
+    process.start()
+    try:
+        deadline = time.monotonic() + 120
+        while len(found := workers_of(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(found) >= 2
+        os.kill(found[0], signal.SIGKILL)
+        process.join(30)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    assert "worker" in told.read_text()
+    assert list(at.iterdir()) == []
+    assert files(pack(at, faces)) == files(packed)
 
 
 @pytest.mark.parametrize("settings", [{"validation_fraction": 0.6}, {"shard_mb": 0}, {"seed": -1}, {"workers": 0}])
 def test_settings_outside_their_limits_are_refused(settings):
     with pytest.raises(SettingsError, match=f"'{next(iter(settings))}' is"):
         stage.Settings(**settings)
+
+
+def test_identities_that_stand_together_are_indexed_together(faces, tmp_path, small_shards):
+    packed = pack(tmp_path, faces, layout="grouped")
+    train = Dataset(packed / "train")
+    index = Index(train)
+    labels = [record.label for record in train.records()]
+    assert index.label.tolist() == labels
+    assert all((np.diff(rows) == 1).all() for rows in index.groups().values())
+    assert all(len(set(index.shard[rows])) == 1 for rows in index.groups().values())
+    assert len(train.shards) > 2
+    assert labels != sorted(labels)
+    together = [record.key for record in train.records()]
+    assert sorted(together) == sorted(record.key for record in Dataset(pack(tmp_path / "b", faces) / "train").records())
+
+
+def test_a_record_is_found_by_its_key_and_cleaning_takes_no_packing(packed):
+    for side in ("train", "validation"):
+        dataset = Dataset(packed / side)
+        index = Index(dataset)
+        records = list(dataset.records())
+        assert list(map(Record.decode, index.payloads(range(len(index))))) == records
+        assert index.record(index.row_of(records[5].key)) == records[5]
+    sources = [record.key for record in records if not record.variant]
+    assert len(index.without(sources[:3])) == len(index) - 3
+
+
+def test_identities_held_for_validation_are_no_classes(faces, tmp_path):
+    packed = pack(tmp_path, faces, validation_by="identity", verify_with_tfxio="always")
+    train, validation = (Dataset(packed / side) for side in ("train", "validation"))
+    held = {record.identity for record in validation.records()}
+    learnt = {record.identity for record in train.records()}
+    assert len(held) == round(0.1 * len(IMAGES))
+    assert held.isdisjoint(learnt) and held | learnt == set(IMAGES)
+    assert {record.label for record in validation.records()} == {None}
+    assert validation.manifest.images == sum(IMAGES[identity][0] for identity in held)
+    with open(packed / "labels.csv", newline="", encoding="utf-8") as file:
+        assert [row["identity"] for row in csv.DictReader(file)] == sorted(learnt)
+    assert Index(validation).label.tolist() == [-1] * validation.manifest.images
+
+
+def test_compressed_shards_hold_the_same_and_statistics_read_them(packed, faces, tmp_path, small_shards):
+    # With verify_with_tfxio TensorFlow reads them too, and must count the same.
+    zipped = pack(tmp_path, faces, compression="gzip", verify_with_tfxio="always")
+    assert list(Dataset(zipped).payloads()) == list(Dataset(packed).payloads())
+    assert {path.suffix for path in Dataset(zipped).shards} == {".gz"}
+    assert Dataset(zipped).manifest.settings["compression"] == "gzip"
+    names = ("labels.csv", "statistics.json", "train/index.parquet")
+    assert [(zipped / name).read_bytes() == (packed / name).read_bytes() for name in names] == [True] * 3
+
+
+def test_online_variants_stay_in_training_and_leave_validation(augmented, tmp_path):
+    variants = ("opening", "gaussian_noise(sigma=20)")
+    plain = [record for record in Dataset(augmented({"s/a": (30, []), "s/b": (20, [])})).records()]
+    families = [[replace(record, online_variants=variants if record.identity == "s/a" else ())] for record in plain]
+    drawn = [
+        [record, *(replace(record, key=f"{record.key}#{name}", variant=name) for name in variants)]
+        if record.identity == "s/a"
+        else [record]
+        for record in plain
+    ]
+    online = pack(tmp_path / "online", augmented({}, families=families), validation_fraction=0.2)
+    written = pack(tmp_path / "written", augmented({}, families=drawn), validation_fraction=0.2)
+    for side in ("train", "validation"):
+        one, other = Dataset(online / side).manifest, Dataset(written / side).manifest
+        assert (one.images, one.variants, one.images_in) == (other.images, other.variants, other.images_in)
+        assert Dataset(online / side).ledger().equals(Dataset(written / side).ledger())
+        records = list(Dataset(online / side).records())
+        assert one.records == len(records)
+        for record in records:
+            assert record.online_variants == (variants if side == "train" and record.identity == "s/a" else ())
+    told = [json.loads((path / "statistics.json").read_text()) for path in (online, written)]
+    for name in ("images_per_label", "variants"):
+        assert told[0]["train"][name] == told[1]["train"][name]
+
+
+def test_tfxio_counts_what_the_stage_counted(packed):
+    told = json.loads((packed / "statistics.json").read_text())
+    for side in ("train", "validation"):
+        assert statistics.measure(Dataset(packed / side).shards, len(IMAGES)).to_json() == told[side]
+
+
+def test_shards_that_tfxio_counts_otherwise_are_told():
+    one = statistics.Statistics(records=3, image_bytes_total=9)
+    with pytest.raises(ConservationError, match=r"train shards, read through TFXIO, differ in records, image_bytes_"):
+        stage._check_again("train", one, replace(one, records=4, image_bytes_total=1))
+    stage._check_again("train", one, replace(one))
