@@ -97,9 +97,7 @@ def check_pixels(header: Header, max_pixels: int) -> None:
         )
 
 
-def decode(
-    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, header: Header | None = None
-) -> NDArray[np.uint8]:
+def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, header: Header | None = None) -> NDArray[np.uint8]:
     """Decode an image file to upright RGB.
 
     Grey becomes three equal channels, 16 bits become the upper 8, CMYK is converted, transparency is dropped, and the

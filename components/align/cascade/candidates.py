@@ -66,9 +66,7 @@ def cells(pyramid: Pyramid, first: int = 0) -> Cells:
         first: The number of its first level.
     """
     parts = []
-    for number, (level, (above, before)) in enumerate(
-        zip(pyramid.levels, pyramid.corners, strict=True), first
-    ):
+    for number, (level, (above, before)) in enumerate(zip(pyramid.levels, pyramid.corners, strict=True), first):
         rows, columns = ((side - 1) // _STRIDE - 4 for side in (level.height, level.width))
         row, column = np.divmod(np.arange(rows * columns), columns)
         place = (row + above // _STRIDE) * output_columns(pyramid) + column + before // _STRIDE

@@ -63,8 +63,8 @@ def levels(height: int, width: int, smallest_share: float) -> tuple[Level, ...]:
 def sheets(levels: Sequence[Level]) -> list[tuple[Level, ...]]:
     """Divide levels into those that share a canvas.
 
-    A large level has its own. Small ones are put together: an eighth more would be computed if all were, in the gaps and
-    across the borders, but a run of the network for each would cost more than that.
+    A large level has its own. Small ones are put together: an eighth more would be computed if all were, in the gaps
+    and across the borders, but a run of the network for each would cost more than that.
     """
     large = [level for level in levels if level.height * level.width >= _ALONE_PX]
     small = tuple(levels[len(large) :])

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceflow.components.align.cascade import suppression
+from faceflow.components.align.cascade import detector, suppression
 from faceflow.components.align.cascade.candidates import cells, crops
 from faceflow.components.align.cascade.detector import Cascade
-from faceflow.components.align.cascade.pyramid import Pyramid, _arranged, levels
+from faceflow.components.align.cascade.pyramid import Pyramid, _arranged, levels, sheets
 from faceflow.components.align.cascade.suppression import suppress
 from faceflow.components.common.synthetic.render import render
 
@@ -160,3 +160,23 @@ def test_the_networks_run_without_tensorflow_connections_or_files(tmp_path):
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
     assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("height, width, share", [(400, 400, 0.0), (400, 400, 0.1), (97, 640, 0.0), (30, 30, 0.0)])
+def test_every_level_is_on_one_sheet_in_its_order(height, width, share):
+    found = levels(height, width, share)
+    divided = sheets(found)
+    assert [level for sheet in divided for level in sheet] == list(found)
+    assert all(len(sheet) == 1 for sheet in divided[:-1])
+
+
+def test_sheets_give_the_faces_that_one_canvas_gives(monkeypatch):
+    picture = render(5, 0, 400).image
+    found = Cascade().find([picture], 0.0)
+    detector._plan.cache_clear()
+    monkeypatch.setattr(detector, "sheets", lambda levels: [levels])
+    together = Cascade().find([picture], 0.0)
+    detector._plan.cache_clear()
+    for name in ("owners", "boxes", "scores", "landmarks"):
+        np.testing.assert_allclose(getattr(found, name), getattr(together, name), atol=1e-3)
+    assert len(found.owners)
