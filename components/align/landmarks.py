@@ -34,12 +34,13 @@ def fault(landmarks: Points, width: int, height: int) -> str | None:
     if not all(map(math.isfinite, xs + ys)):
         return "its landmarks are not finite numbers"
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
-    reach = math.sqrt((sum((x - x_mean) ** 2 for x in xs) + sum((y - y_mean) ** 2 for y in ys)) / len(xs))
-    if reach < 1e-3 * max(1.0, *map(abs, xs + ys)):
+    reach = math.sqrt(sum([(x - x_mean) ** 2 + (y - y_mean) ** 2 for x, y in points]) / len(points))
+    least, most = min(xs + ys), max(xs + ys)
+    if reach < 1e-3 * max(1.0, -least, most):
         return "its landmarks coincide"
     if not (0 <= x_mean < width and 0 <= y_mean < height):
         return f"its landmarks lie outside the image of {width}x{height} pixels"
-    if min(xs + ys) < -reach or max(xs) >= width + reach or max(ys) >= height + reach:
+    if least < -reach or max(xs) >= width + reach or max(ys) >= height + reach:
         return f"one of its landmarks lies far outside the image of {width}x{height} pixels"
     swapped = [name for name, against in zip(("eyes", "mouth corners"), _against(points), strict=True) if against]
     if swapped:

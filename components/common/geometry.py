@@ -9,6 +9,7 @@ from __future__ import annotations
 import cmath
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -48,10 +49,12 @@ class Template:
     interpolation: Interpolation = "bilinear"
     origin: str = ""
 
-    @property
+    @cached_property
     def points(self) -> NDArray[np.float64]:
-        """Where its points come to lie, an array of shape (N, 2)."""
-        return np.array(self.landmarks, np.float64).reshape(-1, 2)
+        """Where its points come to lie, an array of shape (N, 2) that cannot be written."""
+        points = np.array(self.landmarks, np.float64).reshape(-1, 2)
+        points.flags.writeable = False
+        return points
 
 
 # The five points used since SphereFace (Liu et al., CVPR 2017) for 96x112 crops, moved 8 px right for square ones
@@ -163,10 +166,13 @@ def similarity_transform(source: ArrayLike, target: ArrayLike) -> NDArray[np.flo
     if not all(map(cmath.isfinite, s_plane + t_plane)):
         raise ValueError("landmarks must be finite numbers")
     s_mean, t_mean = sum(s_plane) / len(s), sum(t_plane) / len(t)
-    spread = sum(abs(place - s_mean) ** 2 for place in s_plane)
+    spread, common = 0.0, 0j
+    for place, wanted in zip(s_plane, t_plane, strict=True):
+        arm = place - s_mean
+        spread += arm.real * arm.real + arm.imag * arm.imag
+        common += arm.conjugate() * (wanted - t_mean)
     if spread <= 1e-12 * max(1.0, *(max(abs(place.real), abs(place.imag)) for place in s_plane)) ** 2:
         raise ValueError("the source points coincide: no scale can be found")
-    common = sum((a - s_mean).conjugate() * (b - t_mean) for a, b in zip(s_plane, t_plane, strict=True))
     turn = common / spread
     shift = t_mean - turn * s_mean
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
