@@ -37,7 +37,7 @@ $(READY): requirements-dev.lock setup.cfg pyproject.toml
 	  if [ -z "$$python" ]; then eval "cat <<-END"$$'\n'"$$NO_PYTHON"$$'\n'END >&2; exit 1; fi; \
 	  echo "$$($$python --version) -> $(VENV)"; "$$python" -m venv $(VENV); \
 	fi
-	@echo "installing into $(VENV): about 1.3 GB to download, some minutes"
+	@echo "installing into $(VENV): about 1.5 GB to download, some minutes"
 	$(RUN) python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-dev.lock
 	$(RUN) python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -6,8 +6,8 @@ Bars:
   with its defaults on decoded batches of 16; images of 400 x 400 pixels, the package's full pyramid.
 - ``speed_follow``: the same with the default setting, where the smallest face searched for follows the image's size.
 - ``given_share``: images per second on a shard with given landmarks over those of a bare loop of read, decode, warp,
-  encode and write with OpenCV; one process and one thread each. The bare loop reads plain JPEGs, knows its transforms,
-  and checks, hashes and records nothing.
+  encode and write with OpenCV; one process and one thread each, beside which the stage has one that hashes and writes.
+  The bare loop reads plain JPEGs, knows its transforms, and checks, hashes and records nothing.
 - ``same_face_share``: of the images in which the package finds exactly one face, the share in which the stage chooses
   the same one (intersection over union above 0.7), with the default setting.
 - ``landmark_difference``: median distance of its landmarks from the package's unrounded ones, over the distance between

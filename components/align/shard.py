@@ -89,7 +89,10 @@ def align_shard(job: Job, element: tuple[int, str]) -> None:
     samples = Samples(TEMPLATES[job.template], score_edges(job.landmarks))
     work = partial(_pass_on if job.aligned_already else _align, job)
     cv2.setNumThreads(1)  # OpenCV's own threads would get in the way of ours
-    with ShardWriter(job.directory, index, stage=STAGE) as out:
+    with (
+        ThreadPoolExecutor(1, "hash and write") as behind,
+        ShardWriter(job.directory, index, stage=STAGE, behind=behind) as out,
+    ):
         for window in _in_order(work, _windows(tfrecord.read(file)), job.threads):
             for face in window:
                 _write(job, face, out, samples)
