@@ -30,6 +30,8 @@ def main() -> None:
     from apache_beam.runners.worker import sdk_worker_main
 
     logging.disable(logging.INFO)
+    # It warns that there is no folder for what a session pickled: our functions are imported.
+    logging.getLogger(sdk_worker_main.__name__).setLevel(logging.ERROR)
     sdk_worker_main.main([])
 
 
