@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import operator
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -32,7 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +47,14 @@ from faceflow.components.common.logs import holding_back_native_chatter
 from faceflow.components.common.record import Record
 from faceflow.components.common.synthetic.cast import identity_seed
 from faceflow.components.common.synthetic.render import Face, render
+from measurement.bars import report
+from measurement.machine import libraries, machine
 
 SIZE_PX = 400
 BATCH = 16
 TEMPLATE = TEMPLATES["arcface_112"]
 FOLLOW, FULL = 0.1, 0.0
-RELATIONS = {">=": operator.ge, "<": operator.lt}
 Image = NDArray[np.uint8]
-
-
-def machine() -> str:
-    """What this runs on, in one line."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].split(":", 1)[1].strip() if models else platform.processor()
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "openvino", "mtcnn", "tensorflow"))
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, OpenCV {cv2.__version__}, {libraries}"
 
 
 def package() -> Any:
@@ -80,7 +70,12 @@ def write_shard(folder: Path, index: int, faces: Sequence[Face], count: int) -> 
     """A raw shard of so many records, made of the faces in turn."""
     records = [
         Record(
-            f"people/{i}", "people", images.encode_jpeg(face.image, 90), SIZE_PX, SIZE_PX, np.float32(face.landmarks)
+            key=f"people/{i}",
+            identity="people",
+            image=images.encode_jpeg(face.image, 90),
+            width=SIZE_PX,
+            height=SIZE_PX,
+            landmarks=face.landmarks.astype(np.float32),
         )
         for i, face in enumerate(faces)
     ]
@@ -118,6 +113,7 @@ def bare_loop(stored: Path, sizes: Sequence[int], matrices: Sequence[NDArray[np.
     with stored.open("rb") as source, out.open("wb") as target:
         for size, matrix in zip(sizes, matrices, strict=True):
             image = cv2.imdecode(np.frombuffer(source.read(size), np.uint8), cv2.IMREAD_COLOR)
+            assert image is not None
             aligned = cv2.warpAffine(image, matrix, (TEMPLATE.width, TEMPLATE.height), flags=cv2.INTER_LINEAR)
             target.write(cv2.imencode(".jpg", aligned, options)[1].tobytes())
 
@@ -169,8 +165,12 @@ def speeds(detector: Any, faces: Sequence[Face], rounds: int, count: int) -> dic
         def both(smallest_share: float) -> Callable[[], None]:
             return lambda: align_both(job(name, "mtcnn", smallest_share, 1), [shard, shard])
 
+        def detect() -> None:
+            for batch in batches:
+                detector.detect_faces(batch)
+
         works: dict[str, tuple[Callable[[], None], int]] = {
-            "package": (lambda: [detector.detect_faces(batch) for batch in batches] and None, len(decoded)),
+            "package": (detect, len(decoded)),
             "full": (both(FULL), 2 * count),
             "full, 2 threads": (stage(shard, "mtcnn", FULL, 2), count),
             "follow": (both(FOLLOW), 2 * count),
@@ -234,7 +234,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer images and rounds: an answer within a minute")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="a folder of photographs to compare the faces on")
     options = parser.parse_args()
-    print(machine())
+    print(machine(libraries("numpy", "openvino", "mtcnn", "tensorflow"), f"OpenCV {cv2.__version__}"))
 
     faces = [render(identity_seed(3, i // 4), i % 4, SIZE_PX) for i in range(160 if options.quick else 500)]
     detector = package()
@@ -261,12 +261,7 @@ def main() -> int:
         ]
     if not options.photos:
         print("photographs: skipped, no --photos given")
-    met = True
-    for name, value, relation, threshold in bars:
-        ok = bool(RELATIONS[relation](value, threshold))
-        met &= ok
-        print(f"bar {name} {value:.4g} {relation} {threshold:g} {'ok' if ok else 'short'}")
-    return 0 if met else 1
+    return report(bars)
 
 
 if __name__ == "__main__":

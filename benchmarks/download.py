@@ -8,7 +8,7 @@ Bars:
   recodes, and one of random bytes in their place, which it stores; the worse of the two counts.
 - ``peak_megabytes``: the most memory of the stage's process tree (proportional set size, summed), imports included,
   on the larger of two archives.
-- ``growth_megabytes``: by how much that is more than on the smaller one, of half its size.
+- ``growth_megabytes``: by how much that is more than on the smaller one, of a quarter of its size.
 - ``join_megabytes``: the most memory while seven million landmark rows and as many keys are held, as the largest
   published set needs; on top of the interpreter and its imports.
 
@@ -21,16 +21,13 @@ import argparse
 import gzip
 import io
 import logging
-import operator
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -39,8 +36,10 @@ import numpy as np
 
 from faceflow.components.download import stage
 from faceflow.components.download.tables import NameIndex, NameSet
+from measurement.bars import report
+from measurement.machine import machine
+from measurement.memory import watching
 
-RELATIONS = {">=": operator.ge, "<=": operator.le}
 PICTURES = 64
 IDENTITY_IMAGES = 40
 JOIN_ROWS = 7_000_000
@@ -48,13 +47,9 @@ SOI_TO_SCAN = 640  # bytes that an encoder's headers take, at most
 WATCH_SECONDS = 0.02
 
 
-def machine() -> str:
-    """What this runs on, in one line."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].split(":", 1)[1].strip() if models else platform.processor()
-    tar = subprocess.run(["tar", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    packer = subprocess.run(["gzip", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {tar}, {packer}"
+def program(name: str) -> str:
+    """A program and its version, as it tells it."""
+    return subprocess.run([name, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
 def pictures() -> list[bytes]:
@@ -126,44 +121,14 @@ def rate_against_tar(source: dict[str, str], folder: Path, repeats: int) -> floa
     return statistics.median(ratios)
 
 
-def tree(root: int) -> list[int]:
-    """A process and all that it started, and they."""
-    found = [root]
-    for pid in found:
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            try:
-                found += [int(child) for child in task.read_text().split()]
-            except OSError:
-                continue  # it ended meanwhile
-    return found
-
-
-def proportional_megabytes(root: int) -> float:
-    """Proportional set size of a process tree."""
-    total = 0
-    for pid in tree(root):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1000
-
-
 def peak_megabytes(command: list[str]) -> float:
     """The most memory that a command and all that it starts take."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said: list[bytes] = []
-    reader = threading.Thread(target=lambda: said.append(process.stderr.read() if process.stderr else b""))
-    reader.start()
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, proportional_megabytes(process.pid))
-        time.sleep(WATCH_SECONDS)
-    reader.join()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with watching(process.pid, WATCH_SECONDS) as peak:
+        _, said = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{command} failed: {b''.join(said).decode()}")
-    return peak
+        raise RuntimeError(f"{command} failed: {said}")
+    return peak.bytes / 1e6
 
 
 def ingest_peak(source: dict[str, str], folder: Path) -> float:
@@ -201,14 +166,14 @@ def main() -> int:
     if asked.hold_join is not None:
         hold_join(asked.hold_join)
         return 0
-    print(machine())
+    print(machine(program("tar"), program("gzip")))
     logging.getLogger("faceflow").setLevel(logging.ERROR)
     megabytes, repeats, rows = (160, 3, JOIN_ROWS // 7) if asked.quick else (1200, 5, JOIN_ROWS)
     with tempfile.TemporaryDirectory(prefix="faceflow-benchmark-") as temporary:
         folder = Path(temporary)
         scans = write_archive(folder / "scans", megabytes, random_scans=False)
         stored = write_archive(folder / "random", megabytes, random_scans=True)
-        fewer = write_archive(folder / "fewer", megabytes // 2, random_scans=False)
+        fewer = write_archive(folder / "fewer", megabytes // 4, random_scans=False)
         ratios = []
         for name, source in (("scans, recoded by gzip", scans), ("random bytes, stored by gzip", stored)):
             print(f"{name}:")
@@ -217,7 +182,7 @@ def main() -> int:
         small = ingest_peak(fewer, folder)
     held, idle = (peak_megabytes([sys.executable, __file__, "--hold-join", str(count)]) for count in (rows, 0))
     join = (held - idle) * JOIN_ROWS / rows
-    print(f"peak memory: {small:.0f} MB on {megabytes // 2} MB, {large:.0f} MB on {megabytes} MB")
+    print(f"peak memory: {small:.0f} MB on {megabytes // 4} MB, {large:.0f} MB on {megabytes} MB")
     print(f"join of {rows:,} rows: {held:.0f} MB, {idle:.0f} MB without")
     bars = (
         ("rate_against_tar", min(ratios), ">=", 0.8),
@@ -225,12 +190,7 @@ def main() -> int:
         ("growth_megabytes", large - small, "<=", 25.0),
         ("join_megabytes", join, "<=", 350.0),
     )
-    met = True
-    for name, value, relation, threshold in bars:
-        ok = bool(RELATIONS[relation](value, threshold))
-        met &= ok
-        print(f"bar {name} {value:.4g} {relation} {threshold:g} {'ok' if ok else 'short'}")
-    return 0 if met else 1
+    return report(bars)
 
 
 if __name__ == "__main__":

@@ -27,19 +27,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import operator
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +42,10 @@ import numpy as np
 
 from faceflow.components.common.dataset import Dataset, ShardWriter, finish, publishing
 from faceflow.components.common.record import Record
+from measurement.bars import Bar, report
+from measurement.machine import libraries, machine
+from measurement.memory import watching
 
-RELATIONS = {">=": operator.ge, "<=": operator.le}
 DEFAULT = (
     "n > 350: sample(350) | n > 200: keep | n > 90: keep, opening | "
     "n > 30: keep, opening, gaussian_noise, salt_pepper | drop"
@@ -60,14 +56,6 @@ SHARDS = 16
 # Images of an identity, and the share of all images that such identities have: 57 % are kept.
 BANDS = ((20, 0.36), (60, 0.10), (120, 0.20), (250, 0.20), (700, 0.14))
 WATCH_SECONDS = 0.1
-
-
-def machine() -> str:
-    """What this runs on, in one line."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].split(":", 1)[1].strip() if models else platform.processor()
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("apache-beam", "tfx-bsl", "tensorflow", "pyarrow"))
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
 
 
 def write_faces(path: Path, records: int, *, sizes: tuple[tuple[int, float], ...] = BANDS) -> None:
@@ -161,12 +149,13 @@ def _augment(tf: Any, shard: str, writer: Any) -> None:
         feature = example.features.feature
         key = feature["key"].bytes_list.value[0]
         picture = cv2.imdecode(np.frombuffer(feature["image/encoded"].bytes_list.value[0], np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
         writer.write(payload)
         cv2.setRNGSeed(hash(key) & 0x7FFFFFFF)
         noise = np.empty(picture.shape, np.int16)
-        cv2.randn(noise, 0, 10)
+        cv2.randn(noise, 0, 10)  # type: ignore[call-overload]  # the stubs know no plain numbers
         draw = np.empty(picture.shape[:2], np.float32)
-        cv2.randu(draw, 0, 1)
+        cv2.randu(draw, 0, 1)  # type: ignore[call-overload]
         specks = picture.copy()
         specks[draw < 0.01] = 0
         specks[draw >= 0.99] = 255
@@ -220,47 +209,12 @@ def subject(
     settings = json.dumps({"policy": policy, "workers": workers, "materialize": materialize})
     command = [sys.executable, __file__, "--subject", str(source), str(target), settings]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with watching(process.pid) as peak:
+    with watching(process.pid, WATCH_SECONDS) as peak:
         out, told = process.communicate()
     if process.returncode:
         raise RuntimeError(told)
     shutil.rmtree(target)
-    return float(out.split()[-1]), peak[0] / 1e9
-
-
-@contextmanager
-def watching(pid: int) -> Iterator[list[int]]:
-    """Keep the peak of the proportional set sizes of a process and all below it, in bytes."""
-    peak = [0]
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(WATCH_SECONDS):
-            peak[0] = max(peak[0], sum(map(_resident, _tree(pid))))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
-
-
-def _tree(pid: int) -> list[int]:
-    try:
-        children = "".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children"))
-    except OSError:
-        return []
-    return [pid, *(below for child in children.split() for below in _tree(int(child)))]
-
-
-def _resident(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return float(out.split()[-1]), peak.bytes / 1e9
 
 
 class Measurement:
@@ -336,18 +290,13 @@ def main() -> int:
     if given.subject:
         run_stages(Path(given.subject[0]), Path(given.subject[1]), json.loads(given.subject[2]))
         return 0
-    print(machine())
+    print(machine(libraries("apache-beam", "tfx-bsl", "tensorflow", "pyarrow")))
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         bars = measure(Path(name), given.records or (60_000 if given.quick else 1_000_000), given.quick)
-    met = True
-    for title, value, relation, threshold in bars:
-        ok = bool(RELATIONS[relation](value, threshold))
-        met &= ok
-        print(f"bar {title} {value:.4g} {relation} {threshold:g} {'ok' if ok else 'short'}")
-    return 0 if met else 1
+    return report(bars)
 
 
-def measure(folder: Path, records: int, quick: bool) -> list[tuple[str, float, str, float]]:
+def measure(folder: Path, records: int, quick: bool) -> list[Bar]:
     """Every bar's name, value, relation and threshold."""
     large, small, drawn = folder / "large", folder / "small", folder / "drawn"
     measurement = Measurement(folder, quick)

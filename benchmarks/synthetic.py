@@ -14,13 +14,9 @@ Bars:
 from __future__ import annotations
 
 import argparse
-import operator
 import os
-import platform
 import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,19 +27,12 @@ from faceflow.components.common.geometry import TEMPLATES, similarity_transform,
 from faceflow.components.common.synthetic.cast import identity_seed
 from faceflow.components.common.synthetic.pairs import Fold, make_folds
 from faceflow.components.common.synthetic.render import Face, render
+from measurement.bars import report
+from measurement.machine import libraries, machine
 
 SIZE_PX = 250
 IMAGES_EACH = 5
 KEYPOINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-RELATIONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
-
-
-def machine() -> str:
-    """What this runs on, in one line."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].split(":", 1)[1].strip() if models else platform.processor()
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "mtcnn", "tensorflow"))
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, OpenCV {cv2.__version__}, {libraries}"
 
 
 def measure_speed(images: int) -> float:
@@ -101,7 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer images: an answer within a minute")
     quick = parser.parse_args().quick
-    print(machine())
+    print(machine(libraries("numpy", "mtcnn", "tensorflow"), f"OpenCV {cv2.__version__}"))
 
     speed = measure_speed(200 if quick else 500)
     identities = 40 if quick else 100
@@ -121,12 +110,7 @@ def main() -> int:
         ("landmark_error", float(np.mean(errors)), "<", 0.10),
         ("raw_pixel_accuracy", max(plain, centred), "<=", 0.75),
     )
-    met = True
-    for name, value, relation, threshold in bars:
-        ok = bool(RELATIONS[relation](value, threshold))
-        met &= ok
-        print(f"bar {name} {value:.4g} {relation} {threshold:g} {'ok' if ok else 'short'}")
-    return 0 if met else 1
+    return report(bars)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """What every test needs."""
 
+import logging
 import signal
+
+import pytest
+from hypothesis import settings
 
 
 def pytest_addoption(parser):
@@ -13,3 +17,19 @@ def pytest_addoption(parser):
 
 # A shell that starts a job in the background has it ignore Ctrl-C, which every process below would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no reason for a failure.
+settings.register_profile("faceflow", deadline=None)
+settings.load_profile("faceflow")
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint():
+    """The address of an S3 server (moto) on this machine; any key and secret open it."""
+    import moto.server  # takes a second, which most tests need not wait
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()

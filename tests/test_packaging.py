@@ -83,6 +83,11 @@ def test_links_for_mypy_lead_to_the_folders() -> None:
         assert link.resolve() == (ROOT / name).resolve()
 
 
+def test_mypy_looks_at_every_benchmark() -> None:
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["modules"]
+    assert checked == sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+
+
 @pytest.mark.parametrize("stage", images.STAGES)
 def test_component_files_import_only_the_standard_library_and_kfp_at_the_top(stage: str) -> None:
     tree = ast.parse((ROOT / "components" / stage / "component.py").read_text(encoding="utf-8"))

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import boto3
 import cv2
-import moto.server
 import numpy as np
 import pytest
 
@@ -91,17 +90,14 @@ def prism():
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """An S3 server on this machine, as the environment of this process and of its children tells."""
-    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+def bucket(s3_endpoint):
+    """A bucket of an S3 server on this machine, as the environment of this process and of its children tells."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "us-east-1")):
             patch.setenv(f"AWS_{name}", value)
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        patch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
         boto3.client("s3").create_bucket(Bucket="bucket")
         yield "s3://bucket"
-    server.stop()
 
 
 @pytest.fixture(scope="module", params=["folder", "s3"])

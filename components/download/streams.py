@@ -169,7 +169,6 @@ class Stream:
         start = self._file.read_at(0, 8)
         self._file.seek(0)
         self._new = next((new for magic, new in _COMPRESSIONS if start.startswith(magic)), None)
-        self.compressed = self._new is not None
         self._thread = threading.Thread(target=self._produce, name="faceflow-read-ahead", daemon=True)
         self._thread.start()
 

@@ -41,7 +41,7 @@ boxes_of_groups = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(boxes_of_groups, st.sampled_from([0.0, 0.3, 0.5, 0.7]), st.booleans(), st.sampled_from([1 << 19, 64, 1]))
 def test_suppression_is_that_of_a_plain_loop(values, most, of_smaller, pairs_at_once):
     left, top, width, height, score, group = np.array(values, np.int64).reshape(-1, 6).T
@@ -90,7 +90,7 @@ def test_the_pyramid_averages_areas(height, width):
         np.testing.assert_allclose(shown, integral(level), atol=5e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(24, 1024), st.integers(24, 1024), st.sampled_from([0.0, 0.1]))
 def test_levels_do_not_overlap_on_the_canvas_and_cells_stay_on_theirs(height, width, share):
     found = levels(height, width, share)

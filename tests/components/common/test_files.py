@@ -1,12 +1,10 @@
 """Files on a disk and in an object store, which here is an S3 server (moto) on this machine, read back with boto3."""
 
 import io
-import logging
 import subprocess
 import sys
 
 import boto3
-import moto.server
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,24 +19,15 @@ from faceflow.components.common.tfrecord import read
 BIG = np.random.default_rng(0).bytes(11_000_000)  # several parts of an upload
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
 @pytest.fixture
-def s3(endpoint, monkeypatch):
+def s3(s3_endpoint, monkeypatch):
     """A client of the server, which Beam reaches through its own option; the keys come from the environment."""
     for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    client = boto3.client("s3", endpoint_url=endpoint)
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
     client.create_bucket(Bucket="bucket")
-    files.configure([f"--s3_endpoint_url={endpoint}"])
+    files.configure([f"--s3_endpoint_url={s3_endpoint}"])
     yield client
     files.configure([])
 
@@ -155,9 +144,9 @@ def test_a_store_that_refuses_is_an_error_with_advice(s3):
         files.write_bytes("s3://bucket/f", b"x")
 
 
-def test_the_usual_environment_leads_to_the_server_too(s3, endpoint, monkeypatch):
+def test_the_usual_environment_leads_to_the_server_too(s3, s3_endpoint, monkeypatch):
     files.configure([])
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
     files.write_bytes("s3://bucket/by-environment", b"found")
     assert s3.get_object(Bucket="bucket", Key="by-environment")["Body"].read() == b"found"
 

@@ -1,12 +1,10 @@
 """Files of a source, wherever they are: an S3 server (moto) and a web server on this machine, and its disk."""
 
 import hashlib
-import logging
 import os
 import threading
 
 import boto3
-import moto.server
 import numpy as np
 import pytest
 
@@ -21,15 +19,6 @@ PARTS = [DATA[:1_200_000], DATA[1_200_000:2_400_000], DATA[2_400_000:]]
 PATIENCE = Patience(timeout_seconds=5, retries=1, wait_seconds=0)
 MD5 = f"md5:{hashlib.md5(DATA).hexdigest()}"
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
 
 
 @pytest.fixture

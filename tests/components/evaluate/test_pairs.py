@@ -19,7 +19,7 @@ def identity(key):
     return key.split("/")[0]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=30), st.integers(0, 5), st.integers(1, 12))
 def test_what_is_drawn_keeps_every_promise(counts, seed, limit):
     made = make_pairs(faces(*counts), seed, pairs_per_fold=limit)

@@ -3,15 +3,10 @@ import random
 import cv2
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from faceflow.components.common.dataset import ShardWriter, finish, publishing
 from faceflow.components.common.images import encode_jpeg
 from faceflow.components.common.record import Record, variant_key
-
-# A busy machine is no reason for a failure.
-settings.register_profile("faceflow", deadline=None)
-settings.load_profile("faceflow")
 
 
 def face(identity, number, variant=""):

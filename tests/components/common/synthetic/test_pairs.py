@@ -21,7 +21,7 @@ def check(images, folds):
         assert all(0 <= which < images[who] for pair in fold.same + fold.different for who, which in pair)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(2, 12), min_size=4, max_size=60), st.integers(0, 2**32))
 def test_any_cast_gives_valid_folds(images, seed):
     folds = make_folds(images, seed)
