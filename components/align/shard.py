@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceflow.components.align import dlib_faces, framing, mtcnn
-from faceflow.components.align.faces import Face, choose
+from faceflow.components.align.faces import Face, choose, overlap
 from faceflow.components.align.landmarks import box_around, fault
 from faceflow.components.align.samples import Samples, before_and_after, letterbox, score_edges
 from faceflow.components.common import files, geometry, images, tfrecord
@@ -234,8 +234,9 @@ def _take_given(job: Job, face: _Face, header: images.Header, template: Template
     if job.landmarks not in ("given", "auto") or template.framing != "landmarks":
         return
     if face.record.landmarks is None:
-        if job.landmarks == "given":
-            face.drop = (Reason.NO_FACE, "the source gives no landmarks for it")
+        if job.landmarks == "given" and (job.face != "overlap" or face.record.box is None):
+            only = "" if face.record.box is None else ", only a box, by which 'face' overlap would find it"
+            face.drop = (Reason.NO_FACE, f"the source gives no landmarks for it{only}")
         return
     face.landmarks = face.record.landmarks.astype(np.float64)
     wrong = fault(face.landmarks, header.width, header.height)
@@ -244,10 +245,11 @@ def _take_given(job: Job, face: _Face, header: images.Header, template: Template
 
 
 def _detect(job: Job, wanting: Sequence[_Face], template: Template) -> None:
-    """Find the faces of the images that have no landmarks, and choose one for each."""
+    """Find the faces of the images that are to be searched, and choose one for each."""
     pictures = [face.image for face in wanting if face.image is not None]
     for face, picture, found in zip(wanting, pictures, _found(job, pictures, template), strict=True):
         good = [each for each in found if each.score >= job.min_score]
+        known = _meant(face.record) if job.face == "overlap" else None
         if not found:
             face.drop = (Reason.NO_FACE, "no face found")
         elif not good:
@@ -257,12 +259,23 @@ def _detect(job: Job, wanting: Sequence[_Face], template: Template) -> None:
         elif len(good) > 1 and job.several_faces == "drop":
             face.drop = (Reason.SEVERAL_FACES, f"{len(good)} faces found")
             face.refused = good
+        elif job.landmarks == "given" and not (known is not None and any(overlap(each.box, known) for each in good)):
+            face.drop = (Reason.NO_FACE, "no face found in the box that the source gives")
+            face.refused = good
         else:
-            given = face.record.landmarks
-            known = None if given is None or not np.isfinite(given).all() else box_around(given.astype(np.float64))
             chosen = choose(good, picture.shape[1], picture.shape[0], job.face, known)
             face.landmarks, face.parts, face.box = chosen.landmarks, chosen.parts, chosen.box
             face.score = chosen.score
+
+
+def _meant(record: Record) -> NDArray[np.float64] | None:
+    """The box, (4,), of the face that the source means: the one that it gives, else about its landmarks'."""
+    box, points = record.box, record.landmarks
+    if box is not None and np.isfinite(box).all():
+        return box.astype(np.float64)
+    if points is not None and np.isfinite(points).all():
+        return box_around(points.astype(np.float64))
+    return None
 
 
 def _found(job: Job, pictures: Sequence[NDArray[np.uint8]], template: Template) -> list[list[Face]]:
@@ -346,7 +359,7 @@ def _write(job: Job, face: _Face, out: ShardWriter, samples: Samples) -> None:
         points = face.landmarks if reason == Reason.BAD_LANDMARKS else None
         samples.add_drop(record.key, reason, detail, face.image, points, [each.box for each in face.refused])
         return
-    out.write_frame(face.frame)
+    out.write_frames(face.frame)
     out.account([record.identity.encode()], {name: 1 for name in (record.variant, *record.online_variants)})
     out.kept(record.key, record.identity)
     samples.add_face(record.key, face.aligned, face.score, face.span, _drawing(job, face, face.aligned))

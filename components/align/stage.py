@@ -41,7 +41,8 @@ class Settings(StageSettings):
     landmarks: str = setting(
         "auto",
         "Where landmarks come from: the source (given), detection (mtcnn or dlib), or the source where it has them and "
-        "else mtcnn (auto).",
+        "else mtcnn (auto). Where the source gives only a box and 'face' is overlap, given takes the face that mtcnn "
+        "finds there.",
         choices=("auto", "given", "mtcnn", "dlib"),
     )
     template: str = setting("arcface_112", "Template that the faces are carried onto.", choices=tuple(TEMPLATES))
@@ -53,7 +54,8 @@ class Settings(StageSettings):
     face: str = setting(
         "central",
         "Which of several faces is chosen: the most central of those at least half as large as the largest, the "
-        "largest, or the one that overlaps most with the source's landmarks (central where it has none).",
+        "largest, or the one that overlaps most with the source's box, or where it has none with its landmarks "
+        "(central where it has neither).",
         choices=RULES,
     )
     min_score: float = setting(0.9, "Lowest score of a face that mtcnn finds.", minimum=0, maximum=1)

@@ -19,7 +19,6 @@ from faceflow.components.common import wire
 from faceflow.components.common.errors import DatasetError
 
 SCHEMA_PATH = Path(__file__).with_name("schema.pbtxt")
-GENDERS = ("female", "male")
 ONLINE_VARIANTS = "online_variants"
 
 
@@ -88,6 +87,8 @@ class Record:
         label: Dense class index, set by pack.
         gender: ``female`` or ``male``; None if unknown.
         age: Years; None if unknown.
+        box: (4,) float32 left, top, right and bottom of the face that the source means, in pixels of the upright image;
+            None if it gives none. Only raw records have one.
     """
 
     key: str
@@ -102,6 +103,7 @@ class Record:
     label: int | None = None
     gender: str | None = None
     age: float | None = None
+    box: NDArray[np.float32] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Compare by value, to the bit."""
@@ -135,6 +137,10 @@ class Record:
             feature["gender"].bytes_list.value.append(self.gender.encode())
         if self.age is not None:
             feature["age"].float_list.value.append(self.age)
+        if self.box is not None:
+            if self.box.shape != (4,):
+                raise ValueError(f"{self.key}: box must have shape (4,), not {self.box.shape}")
+            feature["box"].float_list.value.extend(self.box.tolist())
         data: bytes = example.SerializeToString(deterministic=True)
         return data
 
@@ -148,6 +154,7 @@ class Record:
         feature = _features(payload)
         try:
             points = feature["landmarks"].float_list.value if "landmarks" in feature else None
+            box = feature["box"].float_list.value if "box" in feature else None
             return cls(
                 key=feature["key"].bytes_list.value[0].decode(),
                 identity=feature["identity"].bytes_list.value[0].decode(),
@@ -161,6 +168,7 @@ class Record:
                 label=feature["label"].int64_list.value[0] if "label" in feature else None,
                 gender=feature["gender"].bytes_list.value[0].decode() if "gender" in feature else None,
                 age=feature["age"].float_list.value[0] if "age" in feature else None,
+                box=None if box is None else np.array(box, np.float32).reshape(4),
             )
         except (KeyError, IndexError, ValueError) as error:
             raise DatasetError(

@@ -27,14 +27,22 @@ def _bytes(value: bytes) -> bytes:
 
 _NUMBER = rb"\x1a[\x03-\x0c]\n[\x01-\x0a]" + rb"[\x80-\xff]{0,9}[\x00-\x7f]"
 _FLOAT = rb"\x12\x06\n\x04.{4}"
-_HEAD = re.compile(
-    rb"\n(" + _VARINT + rb")"
-    rb"(?:" + _entry("age", _FLOAT) + rb")?"
-    rb"(?:" + _entry("detector/score", _FLOAT) + rb")?"
-    rb"(?:" + _entry("gender", _bytes(_VARINT + rb"(?:fe)?male")) + rb")?"
-    + _entry("identity", _bytes(rb"(" + _VARINT + rb")")),
-    re.DOTALL,
-)  # fmt: skip
+
+
+def _head(box: bytes = b"") -> re.Pattern[bytes]:
+    return re.compile(
+        rb"\n(" + _VARINT + rb")"
+        rb"(?:" + _entry("age", _FLOAT) + rb")?" + box
+        + rb"(?:" + _entry("detector/score", _FLOAT) + rb")?"
+        rb"(?:" + _entry("gender", _bytes(_VARINT + rb"(?:fe)?male")) + rb")?"
+        + _entry("identity", _bytes(rb"(" + _VARINT + rb")")),
+        re.DOTALL,
+    )  # fmt: skip
+
+
+_HEAD = _head()
+# Only raw records have a box, and they are read at a glance least often: the others are not searched for one.
+_HEAD_WITH_BOX = _head(_entry("box", rb"\x12\x12\n\x10.{16}"))
 _IMAGE = re.compile(_entry("image/encoded", _bytes(rb"(" + _VARINT + rb")")), re.DOTALL)
 _KEY = re.compile(
     _entry("image/height", _NUMBER) + _entry("image/width", _NUMBER) + _entry("key", _bytes(rb"(" + _VARINT + rb")")),
@@ -115,6 +123,71 @@ class Glance:
         return b"".join((b"\n", size, payload[body:begin], entry, payload[end:]))
 
 
+def key_entry(key: bytes) -> bytes:
+    """The bytes of a record that hold its key: they end where its label begins, or would begin."""
+    return _key_head(len(key)) + key
+
+
+@lru_cache(maxsize=1 << 10)
+def _key_head(length: int) -> bytes:
+    entry = b"\n\x03key\x12" + _sized(b"\n" + _sized(b"\n" + _sized(bytes(length))))
+    whole = b"\n" + _sized(entry)
+    return whole[: len(whole) - length]
+
+
+def labelled(payload: bytes, place: int, label: int) -> bytes | None:
+    """A record with a label, as :meth:`Glance.with_label` gives it, where the way there is short.
+
+    Args:
+        payload: The record.
+        place: Where its key's entry ends; see :func:`key_entry`.
+        label: The label.
+
+    Returns:
+        The record; None where it has a label, or is not in the shape that this package writes.
+    """
+    if payload.startswith(b"\n\x05label\x12", place + 2):
+        return None
+    return _spliced(payload, place, _label_entry(label))
+
+
+def with_online_variants(payload: bytes, place: int, names: tuple[str, ...]) -> bytes | None:
+    """A record with online variants, as :meth:`Glance.with_online_variants` gives it, where the way there is short.
+
+    Args:
+        payload: The record.
+        place: Where its key's entry ends; see :func:`key_entry`.
+        names: The variants.
+
+    Returns:
+        The record; None where it has some, is an augmented copy, or is not in the shape that this package writes.
+    """
+    if not payload.endswith(_NO_VARIANT) or payload.find(b"\x0fonline_variants", place) >= 0:
+        return None
+    return _spliced(payload, len(payload) - len(_NO_VARIANT), _online_entry(names))
+
+
+def _spliced(payload: bytes, place: int, entry: bytes) -> bytes | None:
+    lead = _lead_of(len(payload))
+    if lead is None or not payload.startswith(lead):
+        return None
+    begin = len(lead)
+    return b"".join((_lead(len(payload) - begin + len(entry)), payload[begin:place], entry, payload[place:]))
+
+
+@lru_cache(maxsize=1 << 16)
+def _lead(size: int) -> bytes:
+    """What a record begins with: the tag and the size of its one field (tensorflow/core/example/example.proto)."""
+    return b"\n" + varint(size)
+
+
+@lru_cache(maxsize=1 << 16)
+def _lead_of(length: int) -> bytes | None:
+    """What a record of so many bytes begins with; None where no record can have so many."""
+    leads = (_lead(max(0, length - 1 - digits)) for digits in range(1, 6))
+    return next((lead for digits, lead in enumerate(leads, 1) if len(lead) == 1 + digits), None)
+
+
 @lru_cache(maxsize=1 << 17)
 def _label_entry(label: int) -> bytes:
     body = b"\n\x05label\x12" + _sized(b"\x1a" + _sized(b"\n" + _sized(varint(label))))
@@ -145,7 +218,7 @@ def _online_names(entry: bytes) -> tuple[str, ...]:
 
 def glance(payload: bytes) -> Glance | None:
     """Read a serialised record's names; None where its bytes are not in the shape that this package writes."""
-    found = _HEAD.match(payload)
+    found = _HEAD.match(payload) or _HEAD_WITH_BOX.match(payload)
     if found is None:
         return None
     size, digits = found.groups()
@@ -199,3 +272,6 @@ def _value(digits: bytes) -> int:
 
 def _sized(data: bytes) -> bytes:
     return varint(len(data)) + data
+
+
+_NO_VARIANT = b"\n" + _sized(b"\n\x07variant\x12" + _sized(b"\n" + _sized(b"\n" + _sized(b""))))

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from faceflow.components.common import images
 from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.errors import DiskSpaceError, ImageError, SourceError
@@ -100,6 +103,7 @@ class Ingest:
         self._kept: set[str] = set()
         self._identities: set[str] = set()
         self._first_drop: dict[str, str] = {}
+        self._boxes_outside = 0
         self.images_in = 0
         self.drops: Counter[str] = Counter()
         self.unmatched: dict[str, int] = {}
@@ -163,6 +167,12 @@ class Ingest:
             out.dropped(key, identity, Reason(error.reason), str(error))
             return
         gender, age = self._attributes.find(item) if self._attributes else (None, None)
+        box, note = item.box, item.note
+        if box is not None and self._source.aligned:
+            box = None  # it is for the picture that the face was cut out of
+        elif box is not None and _mostly_outside(box, header):
+            self._tell_outside(item, box, header)
+            box, note = None, "; ".join(filter(None, (note, "its box lies outside the image")))
         out.write(
             Record(
                 key=key,
@@ -173,9 +183,10 @@ class Ingest:
                 landmarks=item.landmarks,
                 gender=gender,
                 age=age,
+                box=box,
             )
         )
-        out.kept(key, identity, detail=item.note)
+        out.kept(key, identity, detail=note)
         self._identities.add(identity)
         if keep_paths:
             self._kept.add(item.path)
@@ -204,8 +215,19 @@ class Ingest:
             )
         return data, header
 
+    def _tell_outside(self, item: Item, box: NDArray[np.float32], header: images.Header) -> None:
+        self._boxes_outside += 1
+        if self._boxes_outside == 1:
+            _log.warning(
+                "%s: the box %s of %s lies outside its image of %dx%d pixels. Such boxes are left out: they are for "
+                "whole pictures, and not for faces cut out of them.",
+                self._source.name, ",".join(f"{each:g}" for each in box), item.path, header.width, header.height,
+            )  # fmt: skip
+
     def _tell(self, reader: Reader) -> None:
         self.unmatched = {what: count for what, count in reader.unmatched.items() if count}
+        if self._boxes_outside:
+            self.unmatched["boxes outside their image"] = self._boxes_outside
         if self._attributes and self._attributes.unused:
             self.unmatched["attribute rows without an image"] = self._attributes.unused
         if self._exclusions and self._exclusions.unused:
@@ -256,3 +278,11 @@ class Ingest:
                 name = self._source.name
                 rows.writerow([f"{name}/{pair.first}", f"{name}/{pair.second}", int(pair.same), pair.fold])
         return path
+
+
+def _mostly_outside(box: NDArray[np.float32], header: images.Header) -> bool:
+    """Whether less than half of a box, which has an area, lies in its image."""
+    left, top, right, bottom = (float(each) for each in box)
+    inside_x = max(0.0, min(right, header.width) - max(left, 0.0))
+    inside_y = max(0.0, min(bottom, header.height) - max(top, 0.0))
+    return inside_x * inside_y < 0.5 * (right - left) * (bottom - top)

@@ -26,6 +26,7 @@ class Item:
         landmarks: (5, 2) float32 in image pixels, or None.
         unusable: Why the file cannot be used, where its name or place already tells; else None.
         note: What the ledger says of it if it is kept.
+        box: (4,) float32 left, top, right and bottom of the face that is meant, in image pixels, or None.
     """
 
     identity: str
@@ -36,6 +37,7 @@ class Item:
     landmarks: NDArray[np.float32] | None = None
     unusable: tuple[Reason, str] | None = None
     note: str = ""
+    box: NDArray[np.float32] | None = None
 
     @property
     def path(self) -> str:

@@ -36,7 +36,8 @@ _COORDINATES = 10
 _ROW_BYTES = 4 * _COORDINATES
 _ROWS_AT_ONCE = 1 << 12
 _MOST_LINE_BYTES = 1 << 16
-_FARTHEST = 1e6  # pixels
+FARTHEST = 1e6
+"""Pixels; no image is so large."""
 
 LABEL_RANGES = {"msra": (0, 86_875), "celebrity": (86_876, 196_319)}
 """First and last label of the published sets."""
@@ -248,7 +249,7 @@ def parse_line(line: str) -> Row | None:
         label = int(last)
     else:
         path = tokens[0]
-    if not path or not math.isfinite(sum(values)) or max(values) > _FARTHEST or min(values) < -_FARTHEST:
+    if not path or not math.isfinite(sum(values)) or max(values) > FARTHEST or min(values) < -FARTHEST:
         return None
     return Row(clean(path), label, values)
 

@@ -1,34 +1,46 @@
 """MegaFace distractors and FaceScrub probes: images that a list names.
 
 Lists of a protocol are JSON with ``path`` and, for probes, ``id`` (the development kit's ``templatelists``), or text
-with a path at the beginning of each line, boxes and landmarks behind it. Only listed images are read, and each of them
-must be there: a protocol without some of its images would give another number.
+with a path at the beginning of each line, and maybe the face's box behind it as ``x1,y1,x2,y2`` (what follows, such as
+the 106 landmarks in FaceX-Zoo's ``facescrub_face_info.txt``, is not read). Only listed images are read, and each of
+them must be there: a protocol without some of its images would give another number.
 
 FaceScrub's own lists (``facescrub_actors.txt``, ``facescrub_actresses.txt``) are tables of addresses, many of which are
-dead by now. Of them what is there is read; images are named ``<Name>/<Name>_<image id>``, with any ending.
+dead by now, with the face's box in the column ``bbox``. Of them what is there is read; images are named
+``<Name>/<Name>_<image id>``, with any ending.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import logging
+import math
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from faceflow.components.common.errors import SourceError
 from faceflow.components.common.hashing import file_sha256
 from faceflow.components.download.items import Item, Reader, clean
+from faceflow.components.download.landmarks import FARTHEST
 from faceflow.components.download.members import Members
 from faceflow.components.download.tables import NameIndex
 
 _MOST_LIST_BYTES = 256 << 20
 _TABLE = ("name", "image_id", "face_id", "url", "bbox", "sha256")
+_NO_BOX = (math.nan,) * 4
+_NO_BOXES = np.empty((0, 4), np.float32)
+_log = logging.getLogger("faceflow.download")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageList:
     """A list of images.
 
@@ -36,11 +48,23 @@ class ImageList:
         paths: ``<folder>/<file>`` of each; of a table without the ending.
         ids: Whose each is; empty where the list does not say.
         table: Whether it is a table of addresses, of whose images some may be missing.
+        boxes: (N, 4) float32 left, top, right and bottom of each face, pixels; nan where there is no box, and empty
+            where the list has none.
+        bad_boxes: Entries with a malformed box.
     """
 
     paths: list[str]
     ids: list[str] = field(default_factory=list)
     table: bool = False
+    boxes: NDArray[np.float32] = field(default_factory=lambda: _NO_BOXES)
+    bad_boxes: int = 0
+
+    def box(self, place: int) -> NDArray[np.float32] | None:
+        """The (4,) box of an entry."""
+        if not len(self.boxes) or np.isnan(self.boxes[place, 0]):
+            return None
+        found: NDArray[np.float32] = self.boxes[place]
+        return found
 
 
 class ListedImages(Reader):
@@ -84,7 +108,8 @@ class ListedImages(Reader):
                 continue
             folder = self._list.paths[place].rpartition("/")[0]
             file = member.parts[-1]
-            yield Item(self._list.ids[place] if self._list.ids else folder, file, member.name, member.size, member.read)
+            identity = self._list.ids[place] if self._list.ids else folder
+            yield Item(identity, file, member.name, member.size, member.read, box=self._list.box(place))
         missing = self._missing
         if len(missing) and not self._list.table:
             raise SourceError(
@@ -120,6 +145,7 @@ class ListedImages(Reader):
             "files that the list does not name": self._unlisted,
             "list entries repeated": self._index.repeated,
             "list entries without an image": len(self._missing),
+            "list entries with a malformed box": self._list.bad_boxes,
         }
 
     def unmatched_rows(self) -> Iterator[tuple[str, str, str]]:
@@ -159,7 +185,7 @@ def _read_json(text: str, what: str) -> ImageList:
 
 
 def _read_table(lines: list[str], what: str) -> ImageList:
-    paths, ids = [], []
+    paths, ids, boxes = [], [], _Boxes(what)
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -170,15 +196,17 @@ def _read_table(lines: list[str], what: str) -> ImageList:
         folder = name.replace(" ", "_").replace("/", "_")
         paths.append(f"{folder}/{folder}_{columns[1].strip()}")
         ids.append(name)
+        boxes.add(number, columns[4])
     if not paths:
         raise SourceError(f"{what} has no rows.")
-    return ImageList(paths, ids, table=True)
+    return ImageList(paths, ids, table=True, boxes=boxes.whole, bad_boxes=boxes.bad)
 
 
 def _read_lines(lines: list[str], what: str) -> ImageList:
-    paths = []
+    paths, boxes = [], _Boxes(what)
     for number, line in enumerate(lines, start=1):
-        path = clean(line.split(None, 1)[0].lstrip("/")) if line.strip() else ""
+        columns = line.split(None, 2)
+        path = clean(columns[0].lstrip("/")) if columns else ""
         if path and "/" not in path:
             raise SourceError(
                 f"{what}, line {number}: {line[:80]!r} must begin with <folder>/<file>. A list is JSON "
@@ -186,9 +214,50 @@ def _read_lines(lines: list[str], what: str) -> ImageList:
             )
         if path:
             paths.append(path)
+            boxes.add(number, columns[1] if len(columns) > 1 and "," in columns[1] else None)
     if not paths:
         raise SourceError(f'{what} is empty: it must hold {{"path": [...]}}, or <folder>/<file> on each line.')
-    return ImageList(paths)
+    return ImageList(paths, boxes=boxes.whole, bad_boxes=boxes.bad)
+
+
+class _Boxes:
+    """Gathers the boxes of a list, entry by entry."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._values = array("f")
+        self._any = False
+        self.bad = 0
+
+    def add(self, number: int, text: str | None) -> None:
+        """Take what an entry has in the place of a box: None if there is no such place."""
+        box = None if text is None else parse_box(text)
+        self._values.extend(box or _NO_BOX)
+        self._any |= box is not None
+        if text is not None and box is None:
+            self.bad += 1
+            if self.bad == 1:
+                _log.warning(
+                    "%s, line %d: %r is no box, so its image goes without one: it must be x1,y1,x2,y2 in pixels, with "
+                    "x1 < x2 and y1 < y2",
+                    self._what, number, text[:80],
+                )  # fmt: skip
+
+    @property
+    def whole(self) -> NDArray[np.float32]:
+        """(N, 4), nan where there is none; (0, 4) if there is none at all."""
+        return np.frombuffer(self._values, np.float32).reshape(-1, 4) if self._any else _NO_BOXES
+
+
+def parse_box(text: str) -> list[float] | None:
+    """Left, top, right and bottom of ``x1,y1,x2,y2``; None if that is no box, has no area or fits no image."""
+    try:
+        left, top, right, bottom = box = [float(each) for each in text.split(",")]
+    except ValueError:
+        return None
+    if -FARTHEST < left < right < FARTHEST and -FARTHEST < top < bottom < FARTHEST:
+        return box
+    return None
 
 
 def _text(path: Path, what: str) -> str:

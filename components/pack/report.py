@@ -74,7 +74,8 @@ def write(
         "Fields",
         ["field", *(f"{side}: absent" for side in sides)],
         [[name, *(statistics[side].missing[name] for side in sides)] for name in statistics["train"].missing],
-        "Records without the field; online variants, landmarks, score, gender and age are optional.",
+        "Records without the field; online variants, landmarks, score, gender and age are optional, and only raw faces "
+        "have a box.",
     )
     report.write(path)
 

@@ -19,6 +19,7 @@ FULL = Record(
     label=180_854,
     gender="female",
     age=31.5,
+    box=np.array([175, -2.5, 310.25, 248], np.float32),
 )
 BARE = Record(key="a/b/c.png", identity="a/b", image=b"", height=1, width=1)
 
@@ -42,6 +43,7 @@ def test_tensorflow_reads_what_we_write(shard):
     assert full["image/encoded"].bytes_list.value[0] == FULL.image
     assert (full["image/height"].int64_list.value[0], full["image/width"].int64_list.value[0]) == (400, 300)
     assert list(full["landmarks"].float_list.value) == FULL.landmarks.ravel().tolist()
+    assert list(full["box"].float_list.value) == [175, -2.5, 310.25, 248]
     assert full["label"].int64_list.value[0] == 180_854
     assert full["detector/score"].float_list.value[0] == 0.875
     bare = tf.train.Example.FromString(payloads[1]).features.feature
@@ -71,6 +73,7 @@ def test_tfx_bsl_reads_shards_through_the_schema(shard):
     assert columns["key"].to_pylist() == [[FULL.key.encode()], [BARE.key.encode()]]
     assert columns["label"].to_pylist() == [[180_854], None]
     assert columns["landmarks"].to_pylist()[0] == FULL.landmarks.ravel().tolist()
+    assert columns["box"].to_pylist() == [[175, -2.5, 310.25, 248], None]
 
 
 @pytest.mark.parametrize("record", [FULL, BARE])
@@ -84,6 +87,17 @@ def test_a_record_survives_the_round_trip(record):
 def test_landmarks_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(5, 2\)"):
         Record("k", "i", b"", 1, 1, landmarks=np.zeros((4, 2), np.float32)).encode()
+
+
+def test_a_box_of_another_shape_is_refused():
+    import tensorflow as tf
+
+    with pytest.raises(ValueError, match=r"k: box must have shape \(4,\), not \(2, 2\)"):
+        Record("k", "i", b"", 1, 1, box=np.zeros((2, 2), np.float32)).encode()
+    example = tf.train.Example.FromString(FULL.encode())
+    example.features.feature["box"].float_list.value.append(5)
+    with pytest.raises(DatasetError, match="does not fit schema.pbtxt.*'box'"):
+        Record.decode(example.SerializeToString())
 
 
 def test_bytes_that_are_no_record_are_refused():

@@ -26,6 +26,7 @@ records = st.builds(
     label=st.none() | st.sampled_from([0, 1, 127, 128, 180_854, 2**31]),
     gender=st.none() | st.sampled_from(["female", "male"]),
     age=st.none() | st.floats(0, 120, width=32),
+    box=st.none() | st.lists(st.floats(width=32), min_size=4, max_size=4).map(lambda box: np.array(box, np.float32)),
 )
 
 
@@ -46,6 +47,22 @@ def test_a_field_that_is_set_gives_the_bytes_that_encoding_gives(record, label):
     assert seen.with_label(label) == replace(record, label=label).encode()
     for variants in ((), ("opening",), ("blur(sigma=2.5)", "z" * 300)):
         assert seen.with_online_variants(variants) == replace(record, online_variants=variants).encode()
+
+
+@given(records, st.sampled_from([0, 127, 128, 16_384]))
+def test_the_short_way_to_set_a_field_gives_the_same_bytes_or_none(record, label):
+    payload = record.encode()
+    entry = wire.key_entry(record.key.encode())
+    place = payload.rfind(entry) + len(entry)
+    found = wire.labelled(payload, place, label)
+    assert found == (None if record.label is not None else replace(record, label=label).encode())
+    variants = ("blur(sigma=2.5)", "z" * 300)
+    found = wire.with_online_variants(payload, place, variants)
+    taken = record.variant or record.online_variants
+    assert found == (None if taken else replace(record, online_variants=variants).encode())
+    # Another writer's record, or a length that no record has.
+    assert wire.labelled(b"\x12" + payload[1:], place, label) is None
+    assert wire.labelled(payload + b"xy", place, label) is None
 
 
 @given(st.binary(max_size=200))

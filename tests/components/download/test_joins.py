@@ -168,6 +168,59 @@ def test_of_a_facescrub_table_what_is_there_is_read(write, tmp_path, picture):
     }  # fmt: skip
 
 
+def boxes(dataset):
+    found = {record.key.split("/")[-1]: record.box for record in dataset.records()}
+    return {name: None if box is None else box.tolist() for name, box in found.items()}
+
+
+BOXES = {
+    "0": ("2,1,20,17", [2, 1, 20, 17]), "1": ("-3.5,-2,20.5,10", [-3.5, -2, 20.5, 10]), "2": ("0,0,4,2", [0, 0, 4, 2]),
+    "3": ("", None), "4": ("1,2,3", None), "5": ("1,2,3,4,5", None), "6": ("a,b,c,d", None), "7": ("nan,0,5,5", None),
+    "8": ("0,0,inf,5", None), "9": ("5,5,5,9", None), "10": ("9,2,5,9", None), "11": ("0,0,5,1e7", None),
+}  # fmt: skip
+OUTSIDE = {"12": "100,100,130,130", "13": "13,0,37,20", "14": "0,-30,24,10"}  # nothing inside, and less than half
+
+
+@pytest.mark.parametrize("kind", ["table", "lines"])
+def test_the_boxes_of_a_list_are_those_of_its_images(write, tmp_path, picture, caplog, kind):
+    texts = {number: text for number, (text, _) in BOXES.items()} | OUTSIDE
+    if kind == "table":
+        lines = [f"Al\t{number}\t9\thttp://x/y.jpg\t{text}\tabc" for number, text in texts.items()]
+        listed = TABLE + "\n".join(lines)
+    else:
+        points = "1,2," * 105 + "3,4"
+        listed = "".join(f"Al/Al_{number}.jpg {text} {points}\n" if text else f"Al/Al_{number}.jpg\n"
+                         for number, text in texts.items())  # fmt: skip
+    (tmp_path / "list.txt").write_text(listed)
+    path = write("images.tar", {f"Al/Al_{number}.jpg": picture(int(number)) for number in texts})
+    dataset = run({"kind": "facescrub", "path": str(path), "list": str(tmp_path / "list.txt")}, tmp_path / "out")
+    wanted = {number: box for number, (_, box) in BOXES.items()} | dict.fromkeys(OUTSIDE)
+    assert boxes(dataset) == {f"Al_{number}.jpg": box for number, box in wanted.items()}
+    bad = 9 if kind == "table" else 8  # a line may end behind its path
+    assert dataset.manifest.inputs["unmatched"] == {
+        "list entries with a malformed box": bad, "boxes outside their image": len(OUTSIDE),
+    }  # fmt: skip
+    details = {key.split("_")[-1]: detail for key, _, outcome, _, detail in ledger(dataset) if outcome == "kept"}
+    assert {number for number, detail in details.items() if detail} == {f"{number}.jpg" for number in OUTSIDE}
+    assert details["12.jpg"] == "its box lies outside the image"
+    text = "''" if kind == "table" else "'1,2,3'"
+    assert f"list.txt, line 5: {text} is no box, so its image goes without one: it must be x1,y1,x2" in caplog.text
+    assert "the box 100,100,130,130 of Al/Al_12.jpg lies outside its image of 24x20 pixels" in caplog.text
+    assert caplog.text.count("is no box") == caplog.text.count("of 24x20 pixels") == 1
+
+
+def test_lists_without_boxes_and_aligned_images_give_none(write, tmp_path, picture):
+    path = write("images", {"Al/Al_1.jpg": picture(size=(112, 112))})
+    for name, text, fields in (
+        ("lines", "Al/Al_1.jpg\n", {}), ("label", "Al/Al_1.jpg 7\n", {}), ("json", '{"path": ["Al/Al_1.jpg"]}', {}),
+        ("aligned", "Al/Al_1.jpg 10,10,90,90\n", {"aligned": "arcface_112"}),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+        source = {"kind": "megaface", "path": str(path), "list": str(tmp_path / name), **fields}
+        dataset = run(source, tmp_path / f"{name}-out")
+        assert boxes(dataset) == {"Al_1.jpg": None} and not dataset.manifest.inputs["unmatched"]
+
+
 @pytest.mark.parametrize("text, words", [(TABLE, "no rows"), (TABLE + "a\tb\n", "line 2"), ("flat.jpg 1\n", "line 1")])
 def test_a_table_that_is_none_is_refused(write, tmp_path, picture, text, words):
     (tmp_path / "list.txt").write_text(text)
