@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from faceflow.components.common.dataset import Dataset
@@ -101,8 +102,9 @@ def _batches(dataset: Dataset) -> Iterator[tuple[list[bytes], list[bytes], NDArr
         )
     images = 0
     for batch in rows_kept(dataset.path):
-        images += len(batch.keys)
-        yield batch.keys, batch.identities, batch.codes
+        keys = batch.keys.cast(pa.binary()).to_pylist()
+        images += len(keys)
+        yield keys, batch.identities, batch.codes
     if images != dataset.manifest.images:
         raise DatasetError(
             f"{dataset.path} has {dataset.manifest.images:,} images by its manifest and {images:,} by its ledger: "

@@ -20,6 +20,7 @@ from faceflow.components.augment.cleaning import NOTHING_CLEANED
 from faceflow.components.augment.policy import DEFAULT, Policy
 from faceflow.components.augment.references import References
 from faceflow.components.augment.shards import STAGE, augment_shard
+from faceflow.components.common import contents
 from faceflow.components.common.alignment import one_template
 from faceflow.components.common.dataset import Dataset, finish, publishing
 from faceflow.components.common.engine import check_settings, runner_options_setting, runner_setting, work_uri_setting
@@ -184,10 +185,12 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
         needed = _bytes_needed(datasets, decided, policy, settings.materialize)
         require_free_space(outputs.augmented_faces, needed, "augment")
         scratch = place.folder(augmented / "plan")
+        contents.cut(datasets, scratch)
         parts = [place.folder(augmented), *([place.folder(held_out)] if settings.holdout_fraction > 0 else [])]
         write = partial(
             augment_shard,
             plan=plan.write(decided, scratch),
+            scratch=scratch,
             policy=str(policy),
             seed=settings.seed,
             jpeg_quality=settings.jpeg_quality,

@@ -12,18 +12,21 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from faceflow.components.common import wire
 from faceflow.components.common.errors import DatasetError, ImageError
 from faceflow.components.common.images import decode, encode_jpeg
 from faceflow.components.common.operations import Variant
-from faceflow.components.common.record import Record, variant_key
-from faceflow.components.common.wire import Glance
+from faceflow.components.common.record import Record, glanced, variant_key
 
 
-def made(seen: Glance, variants: Sequence[Variant], *, seed: int, jpeg_quality: int, materialize: bool) -> list[bytes]:
+def made(
+    payload: bytes, place: int, variants: Sequence[Variant], *, seed: int, jpeg_quality: int, materialize: bool
+) -> list[bytes]:
     """What becomes of one image that its rule keeps.
 
     Args:
-        seen: The serialised record.
+        payload: The serialised record.
+        place: Where in it the entry of its key ends; 0 where that is not known.
         variants: What the rule makes of it.
         seed: The stage's seed.
         jpeg_quality: libjpeg quality of the variants that are drawn.
@@ -36,9 +39,11 @@ def made(seen: Glance, variants: Sequence[Variant], *, seed: int, jpeg_quality: 
         DatasetError: The image cannot be decoded.
     """
     if not materialize:
-        return [seen.with_online_variants([variant.name for variant in variants])]
-    source = Record.decode(seen.payload)
-    return [seen.payload, *(record.encode() for record in _drawn(source, variants, seed, jpeg_quality))]
+        names = tuple(variant.name for variant in variants)
+        quickly = wire.with_online_variants(payload, place, names) if place else None
+        return [quickly or glanced(payload).with_online_variants(names)]
+    source = Record.decode(payload)
+    return [payload, *(record.encode() for record in _drawn(source, variants, seed, jpeg_quality))]
 
 
 def _drawn(source: Record, variants: Sequence[Variant], seed: int, jpeg_quality: int) -> list[Record]:

@@ -10,22 +10,23 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from faceflow.components.common import files, ledger, tfrecord
 from faceflow.components.common.errors import ConservationError, DatasetError
 from faceflow.components.common.hashing import file_sha256, fingerprint
-from faceflow.components.common.ledger import LEDGER_NAME, LedgerWriter, Name, Reason
+from faceflow.components.common.ledger import LEDGER_NAME, Fate, LedgerWriter, Name, Reason
 from faceflow.components.common.manifest import Manifest, ShardInfo
-from faceflow.components.common.record import Record, glanced
+from faceflow.components.common.record import Record
 from faceflow.components.common.storage import publishing
-from faceflow.components.common.wire import Glance
 
 __all__ = ["Dataset", "ShardWriter", "finish", "publishing"]
 
@@ -134,32 +135,24 @@ class ShardWriter:
         self.account([record.identity.encode()], {name: 1 for name in (record.variant, *record.online_variants)})
 
     def write_payload(self, payload: bytes) -> None:
-        """Append a serialised record as it is."""
+        """Append a serialised record that :meth:`account` speaks for."""
         self._records.write(payload)
-        self._see(glanced(payload))
 
-    def write_checked(self, seen: Glance, footer: bytes) -> None:
-        """Append a serialised record as it stood in another shard.
+    def write_frames(self, frames: bytes | memoryview, records: int = 1) -> None:
+        """Append framed records, one behind the other, that :meth:`account` speaks for."""
+        self._records.write_frames(frames, records)
+
+    def adopt(self, location: str, shard: ShardInfo) -> None:
+        """Take a shard that is as this one shall be; :meth:`account` speaks for its records.
 
         Args:
-            seen: What was read of it.
-            footer: The bytes of its checksum, as :func:`tfrecord.read_checked` gives them.
+            location: The shard, on this machine's disk and under a name with the same ending.
+            shard: What its dataset's manifest says of it.
         """
-        self._records.write_checked(seen.payload, footer)
-        self._see(seen)
-
-    def _see(self, seen: Glance) -> None:
-        self._identities.add(seen.identity)
-        self._variants[seen.variant.decode() if seen.variant else ""] += 1
-        if seen.online:
-            self._variants.update(seen.online_variants)
-
-    def write_frame(self, frame: bytes | memoryview) -> None:
-        """Append a framed record that :meth:`account` speaks for."""
-        self._records.write_frame(frame)
+        self._records.adopt(Path(location), shard)
 
     def account(self, identities: Iterable[bytes], variants: Mapping[str, int]) -> None:
-        """Say of whom, UTF-8, records appended by :meth:`write_frame` are, and how many images of each variant."""
+        """Say of whom, UTF-8, records appended without being looked into are, and how many images of each variant."""
         self._identities.update(identities)
         self._variants.update(variants)
 
@@ -174,6 +167,16 @@ class ShardWriter:
         """Say that an input image ends here. Names may be given as UTF-8."""
         self._drops[Reason(reason).value] += 1
         self._ledger.dropped(key, identity, reason, detail)
+
+    def tell(self, keys: pa.Array, identities: pa.Array, fates: Sequence[Fate], codes: NDArray[np.int64]) -> None:
+        """Say what becomes of many input images at once; see :meth:`LedgerWriter.rows`."""
+        for fate, count in zip(fates, np.bincount(codes, minlength=len(fates)).tolist(), strict=True):
+            if fate.outcome == "kept":
+                self._kept += count
+                self._promised += count * len(fate.variants)
+            elif count:
+                self._drops[fate.reason] += count
+        self._ledger.rows(keys, identities, fates, codes)
 
     def unmatched(self, key: str, identity: str, detail: str) -> None:
         """Say that a row of another file, such as landmarks, names an image which is not there."""

@@ -72,6 +72,15 @@ def open_read(location: Location, buffering: int | None = None) -> IO[bytes]:
     return cast(IO[bytes], found)
 
 
+def read_into(file: IO[bytes], view: memoryview, offset: int) -> None:
+    """Fill memory from an offset of a file that was opened without a buffer; no further than the file goes."""
+    if isinstance(file, io.FileIO) and hasattr(os, "preadv"):
+        os.preadv(file.fileno(), [view], offset)
+    else:
+        file.seek(offset)
+        file.readinto(view)  # type: ignore[attr-defined]
+
+
 class Creation:
     """A file that appears under its name, all of it, at :meth:`commit`; until then nothing can be seen there.
 
@@ -106,10 +115,25 @@ class Creation:
         if self._aside is not None:
             self.file.close()
             os.replace(self._aside, self._location)
+            # To rename one link of a file to another changes nothing.
+            Path(self._aside).unlink(missing_ok=True)
         else:
             with self.file as content:
                 content.seek(0)
                 _send(content, str(self._location))
+
+    def adopt(self, path: Path) -> None:
+        """Take a file on the same disk in place of what was written: by a link where the disk allows, else by a copy.
+
+        Only for a location on a disk.
+        """
+        assert self._aside is not None
+        self.file.close()
+        os.unlink(self._aside)
+        try:
+            os.link(path, self._aside)
+        except OSError:
+            shutil.copyfile(path, self._aside)
 
     def discard(self) -> None:
         """Close the file and forget it."""

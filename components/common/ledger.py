@@ -7,11 +7,11 @@ after them as ``unmatched``. Rows stream to Parquet in groups, so a ledger of an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,22 @@ _GROUP_ROWS = 65_536
 Name = str | bytes
 
 
+class Fate(NamedTuple):
+    """What became of an image.
+
+    Attributes:
+        outcome: ``kept``, ``dropped`` or ``unmatched``.
+        reason: Of a drop, one of :class:`Reason`.
+        detail: What else is to say.
+        variants: Of an image that is kept, what goes on; '' stands for itself.
+    """
+
+    outcome: str
+    reason: str = ""
+    detail: str = ""
+    variants: tuple[str, ...] = ()
+
+
 class LedgerWriter:
     """Appends rows to a Parquet file, which appears when it is closed.
 
@@ -77,21 +93,33 @@ class LedgerWriter:
         self._identities: list[Name] = []
         self._fates: list[int] = []
         # Images share few fates, so a row is two names and a number until it is written.
-        self._known: dict[tuple[str, str, str, tuple[str, ...]], int] = {}
+        self._known: dict[Fate, int] = {}
 
     def kept(self, key: Name, identity: Name, variants: Iterable[str] = (), detail: str = "") -> None:
         """Record an image that goes on, and the variants made of it; names may be given as UTF-8."""
-        self._append(key, identity, ("kept", "", detail, tuple(variants)))
+        self._append(key, identity, Fate("kept", "", detail, tuple(variants)))
 
     def dropped(self, key: Name, identity: Name, reason: Reason, detail: str = "") -> None:
         """Record an image that ends here."""
-        self._append(key, identity, ("dropped", Reason(reason).value, detail, ()))
+        self._append(key, identity, Fate("dropped", Reason(reason).value, detail))
 
     def unmatched(self, key: Name, identity: Name, detail: str) -> None:
         """Record a row of another file, such as landmarks, that names an image which is not there."""
-        self._append(key, identity, ("unmatched", "", detail, ()))
+        self._append(key, identity, Fate("unmatched", "", detail))
 
-    def _append(self, key: Name, identity: Name, fate: tuple[str, str, str, tuple[str, ...]]) -> None:
+    def rows(self, keys: pa.Array, identities: pa.Array, fates: Sequence[Fate], codes: NDArray[np.int64]) -> None:
+        """Record many images at once.
+
+        Args:
+            keys: (images,) strings.
+            identities: (images,) strings.
+            fates: What can become of one, each once.
+            codes: (images,) the place of each image's fate in ``fates``.
+        """
+        self._flush()
+        self._write(keys, identities, fates, codes)
+
+    def _append(self, key: Name, identity: Name, fate: Fate) -> None:
         number = self._known.get(fate)
         if number is None:
             number = self._known[fate] = len(self._known)
@@ -103,15 +131,22 @@ class LedgerWriter:
 
     def _flush(self) -> None:
         if self._keys:
-            fates = pa.array(self._fates, pa.int32())
-            told = [
-                pa.array(column, LEDGER_SCHEMA.field(name).type).take(fates)
-                for name, column in zip(LEDGER_SCHEMA.names[3:], zip(*self._known, strict=True), strict=True)
-            ]
-            names = [pa.array(each, pa.binary()).cast(pa.string()) for each in (self._keys, self._identities)]
-            stage = pa.repeat(self._stage, len(self._keys))
-            self._writer.write_table(pa.table([*names, stage, *told], schema=LEDGER_SCHEMA))
+            keys, identities = (
+                pa.array(each, pa.binary()).cast(pa.string()) for each in (self._keys, self._identities)
+            )
+            self._write(keys, identities, list(self._known), np.array(self._fates, np.int64))
             self._keys, self._identities, self._fates, self._known = [], [], [], {}
+
+    def _write(self, keys: pa.Array, identities: pa.Array, fates: Sequence[Fate], codes: NDArray[np.int64]) -> None:
+        if not len(codes):
+            return
+        stage = pa.repeat(self._stage, len(codes))
+        told = [
+            pa.array(column, LEDGER_SCHEMA.field(name).type).take(pa.array(codes))
+            for name, column in zip(Fate._fields, zip(*fates, strict=True), strict=True)
+        ]
+        table = pa.table([keys, identities, stage, *told], schema=LEDGER_SCHEMA)
+        self._writer.write_table(table, row_group_size=_GROUP_ROWS)
 
     def close(self) -> None:
         """Write what is buffered and the footer, and put the file in place."""
@@ -165,16 +200,21 @@ class Kept:
     """Some of the images that a dataset holds, as its ledger names them.
 
     Attributes:
-        keys: Their keys, UTF-8.
+        keys: (images,) strings: their keys.
         identities: Names of identities, UTF-8, each once.
         codes: (images,) int64: for every image, the place of its identity in ``identities``.
-        variants: (images,) int64: how many images each stands for: itself, and what was made of it.
+        variants: (images,) lists of strings: what of each goes on; '' stands for itself.
     """
 
-    keys: list[bytes]
+    keys: pa.StringArray
     identities: list[bytes]
     codes: NDArray[np.int64]
-    variants: NDArray[np.int64]
+    variants: pa.ListArray
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """(images,) int64: how many images each stands for: itself, and what was made of it."""
+        return np.asarray(pc.list_value_length(self.variants).to_numpy(zero_copy_only=False), np.int64)
 
 
 def rows_kept(dataset: Path) -> Iterator[Kept]:
@@ -188,10 +228,12 @@ def rows_kept(dataset: Path) -> Iterator[Kept]:
     for batch in file.iter_batches(batch_size=_GROUP_ROWS, columns=columns):
         batch = batch.filter(pc.equal(batch["outcome"].cast(pa.string()), "kept"))
         if batch.num_rows:
-            identity = batch["identity"]
-            yield Kept(
-                batch["key"].cast(pa.binary()).to_pylist(),
-                identity.dictionary.cast(pa.binary()).to_pylist(),
-                identity.indices.to_numpy(zero_copy_only=False).astype(np.int64),
-                pc.list_value_length(batch["variants"]).to_numpy(zero_copy_only=False).astype(np.int64),
-            )
+            yield Kept(batch["key"], *coded(batch["identity"]), batch["variants"])
+
+
+def coded(names: pa.DictionaryArray) -> tuple[list[bytes], NDArray[np.int64]]:
+    """Names, UTF-8, each once, and the place of every row's among them."""
+    return (
+        names.dictionary.cast(pa.binary()).to_pylist(),
+        names.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+    )

@@ -10,22 +10,29 @@ import gzip
 import hashlib
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from mmap import mmap
+from pathlib import Path
 from typing import IO, Any
 
 import google_crc32c
 
 from faceflow.components.common import files
 from faceflow.components.common.errors import DatasetError
+from faceflow.components.common.manifest import ShardInfo
 
 COMPRESSIONS = ("none", "gzip")
-FRAMING_BYTES = 16
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size
+FRAMING_BYTES = _HEADER.size + _FOOTER.size
 _LENGTH = struct.Struct("<Q")
 _WINDOW = 512 << 10  # fits a core's cache, so that the checksum and the copy of a record find it there
 _BLOCK = 1 << 20
+_UNDERWAY = 4  # blocks that wait to be written: a thread that has to wait for the interpreter holds nobody up
 _GZIP_SUFFIX = ".gz"
 _GZIP_LEVEL = 1  # JPEGs hardly shrink: what is left to gain is the names
 _headers: dict[int, bytes] = {}
@@ -59,13 +66,30 @@ def _header(length: int) -> bytes:
 
 def framing(payload: bytes) -> tuple[bytes, bytes, bytes]:
     """A payload as a record, in three pieces: its length with a checksum, itself, and its own checksum."""
-    length = len(payload)
-    return _headers.get(length) or _header(length), payload, _FOOTER.pack(_masked_crc(payload))
+    length, crc = len(payload), google_crc32c.value(payload)
+    footer = _FOOTER.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    return _headers.get(length) or _header(length), payload, footer
 
 
-def payload_of(frame: bytes | memoryview) -> bytes:
-    """The payload of a framed record, unchecked."""
-    return bytes(frame[12:-4])
+def unframed(data: bytes | mmap, begin: int, end: int, location: str, place: int) -> bytes:
+    """The payload of a framed record.
+
+    Args:
+        data: What holds the record.
+        begin: Where it begins there.
+        end: Where it ends.
+        location: The file that it comes from, for an error.
+        place: Where it was in that file.
+
+    Raises:
+        DatasetError: A checksum is wrong.
+    """
+    payload = data[begin + 12 : end - 4]
+    length, crc = len(payload), google_crc32c.value(payload)
+    footer = _FOOTER.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    if data[end - 4 : end] != footer or data[begin : begin + 12] != (_headers.get(length) or _header(length)):
+        raise _damaged_at(files.name_of(location), place, "a checksum is wrong")
+    return payload
 
 
 class Writer:
@@ -87,7 +111,7 @@ class Writer:
         self._file = self._creation.file
         self._digest = hashlib.sha256()
         self._behind = behind
-        self._underway: Future[None] | None = None
+        self._underway: deque[Future[None]] = deque()
         # Unlike gzip's own, zlib's header has neither time nor name in it.
         self._deflate = zlib.compressobj(_GZIP_LEVEL, wbits=31) if is_gzip(location) else None
         self._held: list[bytes | memoryview] = []
@@ -95,46 +119,46 @@ class Writer:
         self.records = 0
         self.bytes_written = 0
         self._stored = 0
+        self._adopted = ""
 
-    def write(self, payload: bytes) -> int:
-        """Append a payload; returns the offset, in bytes before compression, at which its record begins."""
-        return self.write_checked(payload, _FOOTER.pack(_masked_crc(payload)))
+    def write(self, payload: bytes) -> None:
+        """Append a payload."""
+        self._held += framing(payload)
+        self._appended(len(payload) + FRAMING_BYTES, 1)
 
-    def write_checked(self, payload: bytes, footer: bytes) -> int:
-        """Append a payload whose checksum is known, as :func:`read_checked` gives both; returns its offset."""
-        size = len(payload)
-        self._held += (_headers.get(size) or _header(size), payload, footer)
-        return self._appended(size + FRAMING_BYTES)
+    def write_frames(self, frames: bytes | memoryview, records: int = 1) -> None:
+        """Append payloads that are framed already, one behind the other."""
+        self._held.append(frames)
+        self._appended(len(frames), records)
 
-    def write_frame(self, frame: bytes | memoryview) -> int:
-        """Append a payload that is framed already; returns its offset as :meth:`write` does."""
-        self._held.append(frame)
-        return self._appended(len(frame))
+    def adopt(self, path: Path, shard: ShardInfo) -> None:
+        """Take another TFRecord file for this one, in place of whatever was written; they may share their bytes."""
+        self._held, self._held_bytes = [], 0
+        self._creation.adopt(path)
+        self._adopted = shard.sha256
+        self.records, self.bytes_written, self._stored = shard.records, shard.bytes, shard.bytes
 
-    def _appended(self, size: int) -> int:
-        offset = self.bytes_written
-        self.records += 1
-        self.bytes_written = offset + size
+    def _appended(self, size: int, records: int) -> None:
+        self.records += records
+        self.bytes_written += size
         self._held_bytes += size
         if self._held_bytes >= _BLOCK:
             self._flush()
-        return offset
 
     def _flush(self) -> None:
         block = b"".join(self._held)
         self._held = []
         self._held_bytes = 0
-        self._wait()
         if self._behind is None:
             self._store(block)
         else:
-            self._underway = self._behind.submit(self._store, block)
+            self._wait(_UNDERWAY - 1)
+            self._underway.append(self._behind.submit(self._store, block))
 
-    def _wait(self) -> None:
-        """Until the block that is being written is written: no more than one is."""
-        if self._underway is not None:
-            underway, self._underway = self._underway, None
-            underway.result()
+    def _wait(self, most: int = 0) -> None:
+        """Until no more than so many blocks wait to be written."""
+        while len(self._underway) > most:
+            self._underway.popleft().result()
 
     def _store(self, block: bytes) -> None:
         self._put(block if self._deflate is None else self._deflate.compress(block))
@@ -146,16 +170,17 @@ class Writer:
 
     def close(self) -> None:
         """Put the file in place."""
-        self._flush()
-        self._wait()
-        if self._deflate is not None:
-            self._put(self._deflate.flush())
+        if not self._adopted:
+            self._flush()
+            self._wait()
+            if self._deflate is not None:
+                self._put(self._deflate.flush())
         self._creation.commit()
 
     @property
     def sha256(self) -> str:
         """SHA-256, in hexadecimal, of the file, once it is closed."""
-        return self._digest.hexdigest()
+        return self._adopted or self._digest.hexdigest()
 
     @property
     def file_bytes(self) -> int:
@@ -164,8 +189,7 @@ class Writer:
 
     def discard(self) -> None:
         """Forget what was written."""
-        if self._underway is not None:
-            wait([self._underway])
+        wait(self._underway)
         self._creation.discard()
 
     def __enter__(self) -> Writer:
@@ -248,54 +272,84 @@ def read(location: files.Location) -> Iterator[bytes]:
     Raises:
         DatasetError: A record is cut short or damaged; names the file and the offset.
     """
-    for payload, _ in read_checked(location):
-        yield payload
+    for window in windows(location):
+        yield from window.payloads()
 
 
-def read_checked(location: files.Location) -> Iterator[tuple[bytes, bytes]]:
-    """Yield a file's payloads in order, checking both checksums of each, and with it the bytes of its own.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some consecutive records of a file, whole.
+
+    Attributes:
+        name: What to call the file in an error.
+        place: Offset of the first of them in the file, in bytes before compression.
+        data: Their frames, one behind the other.
+        begins: Where in the data each frame begins, and where the last one ends.
+    """
+
+    name: str
+    place: int
+    data: bytes
+    begins: list[int]
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.begins) - 1
+
+    def payloads(self, first: int = 0, last: int | None = None) -> Iterator[bytes]:
+        """Yield the payloads in order, all or those from one number up to another, checking the checksum of each.
+
+        Raises:
+            DatasetError: One is damaged.
+        """
+        # Looked up once, and the masking written out: this loop sees every byte of every stage.
+        data, checksum, pack = self.data, google_crc32c.value, _FOOTER.pack
+        begins = self.begins[first : None if last is None else last + 1]
+        for begin, end in zip(begins, begins[1:], strict=False):
+            payload = data[begin + 12 : end - 4]
+            crc = checksum(payload)
+            if not data.startswith(pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF), end - 4):
+                raise _damaged_at(self.name, self.place + begin, "the payload has a wrong checksum")
+            yield payload
+
+
+def windows(location: files.Location, size: int = _WINDOW) -> Iterator[Window]:
+    """Yield a file's records, about so many bytes at a time. The checksums of their lengths are checked.
 
     Raises:
-        DatasetError: A record is cut short or damaged; names the file and the offset.
+        DatasetError: A record is cut short, or its length is damaged; names the file and the offset.
     """
     name = files.name_of(location)
-    # Looked up once, and the masking written out: this loop sees every byte of every stage.
-    unpack, checksum, pack, headers = _LENGTH.unpack_from, google_crc32c.value, _FOOTER.pack, _headers
+    unpack, headers = _LENGTH.unpack_from, _headers
     with open_records(location) as file:
-        window = bytearray(_WINDOW)
-        view = memoryview(window)
-        begin = held = 0  # where the window is in the file, and how much of it is filled
-        while more := _fill(file, view[held:], name, begin + held):
-            held += more
-            place = needed = 0
-            while held - place >= FRAMING_BYTES:
-                (length,) = unpack(window, place)
-                if not window.startswith(headers.get(length) or _header(length), place):
-                    raise _damaged_at(name, begin + place, "the length has a wrong checksum")
-                end = place + FRAMING_BYTES + length
-                if end > held:
-                    needed = end - place
+        place, data = 0, b""
+        wanted = size
+        while more := _read(file, wanted, name, place + len(data)):
+            data += more
+            wanted = size
+            begins = [0]
+            begin = 0
+            last = len(data) - FRAMING_BYTES
+            while begin <= last:
+                (length,) = unpack(data, begin)
+                if not data.startswith(headers.get(length) or _header(length), begin):
+                    raise _damaged_at(name, place + begin, "the length has a wrong checksum")
+                end = begin + FRAMING_BYTES + length
+                if end > len(data):
+                    wanted = max(size, end - len(data))
                     break
-                payload = bytes(view[place + 12 : end - 4])
-                crc = checksum(payload)
-                footer = pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-                if not window.startswith(footer, end - 4):
-                    raise _damaged_at(name, begin + place, "the payload has a wrong checksum")
-                yield payload, footer
-                place = end
-            begin += place
-            held -= place
-            rest = bytes(view[place : place + held])
-            if needed > len(window):
-                window = bytearray(needed + _WINDOW)
-                view = memoryview(window)
-            view[:held] = rest
-        if held:
-            raise _damaged_at(name, begin, "the file ends inside a record")
+                begins.append(end)
+                begin = end
+            if begin:
+                yield Window(name, place, data, begins)
+                place += begin
+                data = data[begin:]
+        if data:
+            raise _damaged_at(name, place, "the file ends inside a record")
 
 
-def _fill(file: IO[bytes], view: memoryview, name: str, place: int) -> int:
+def _read(file: IO[bytes], size: int, name: str, place: int) -> bytes:
     try:
-        return file.readinto(view)  # type: ignore[attr-defined,no-any-return]
+        return file.read(size)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged_at(name, place, f"it cannot be inflated ({error})") from error

@@ -1,48 +1,55 @@
 """The global shuffle: every record goes to the place that a hash of the seed and its key gives it.
 
-Scatter reads each input shard once and appends its records, bucket by bucket, to one spill file; a bucket becomes one
-output shard: a range of hashes or, where identities stand together, some of them. Gather reads its bucket out of every
-spill file and sorts it. So no record travels through the engine, scatter holds at most one window of records, gather
-at most one shard, and any number of workers gives the same bytes.
+Scatter reads each input shard once and writes a table of its records, bucket by bucket; a bucket becomes one output
+shard: a range of hashes or, where identities stand together, some of them. Where the input is too large for this
+machine's memory, or lies in an object store, scatter also copies the frames to a spill file in the order of the table,
+so that a bucket's are together; otherwise they are read from where they are. Gather reads its bucket's rows out of all
+tables, and the frames, and writes them in order, with their labels. So no record travels through the engine, scatter
+holds at most one window of records, gather at most one shard, and any number of workers gives the same bytes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from mmap import mmap
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from faceflow.components.common import files
+from faceflow.components.common import contents, files, tfrecord
+from faceflow.components.common.contents import Contents
 from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.errors import DatasetError
-from faceflow.components.common.hashing import stable_hash, stable_hasher
+from faceflow.components.common.hashing import stable_hashes
 from faceflow.components.common.index import INDEX_SCHEMA
-from faceflow.components.common.record import glanced
-from faceflow.components.common.tfrecord import FRAMING_BYTES, framing, payload_of, read
-from faceflow.components.common.wire import Glance
+from faceflow.components.common.ledger import Fate
+from faceflow.components.common.record import glanced, variant_key
+from faceflow.components.common.tfrecord import Window
+from faceflow.components.common.wire import labelled
 from faceflow.components.pack import plan as plans
 from faceflow.components.pack import statistics
+from faceflow.components.pack.plan import Plan
+from faceflow.components.pack.survey import split_hashes
 
 STAGE = "pack"
 WINDOW_BYTES = 32 << 20
 
 _BATCH = 256
+_AHEAD = 2
+_BUFFER_STEP = 16 << 20
 _RANK_SHIFT = 40  # leaves 24 bits for the rank of an identity and 40 for the hash
-_RUN = np.dtype([("bucket", "<i8"), ("spill", "<i8"), ("offset", "<i8"), ("count", "<i8"), ("bytes", "<i8")])
-
-
-_Held = dict[int, tuple[list[int], list[int], list[bytes]]]  # by bucket: positions, sizes, and pieces of frames
-
-
-def shuffle_hash(seed: int, key: str | bytes) -> int:
-    """Where a record stands in the shuffle, from 0 to 2**64 - 1."""
-    return stable_hash(seed, "shuffle", key)
+_SPANS = "spans.bin"
+_SOURCES = "sources.json"
+_ROW = np.dtype([("position", "<u8"), ("offset", "<u8"), ("size", "<u4"), ("place", "<u4"), ("label", "<i8")])
 
 
 def scatter_shard(
@@ -53,9 +60,10 @@ def scatter_shard(
     train: str,
     validation: str,
     seed: int,
+    copying: bool,
     window_bytes: int = WINDOW_BYTES,
 ) -> None:
-    """Label one input shard's records, send them to their buckets, and account for its source images.
+    """Say of one input shard's records where they go, and account for its source images.
 
     A source image goes to one side with all that was made of it: on the training side its augmented copies go along,
     on the validation side they, or the names of those that training would make, are left out, because validation
@@ -64,211 +72,263 @@ def scatter_shard(
     Args:
         shard: The shard's number, and its location.
         plan: Location of the plan.
-        spill: Folder for the spill files.
+        spill: Folder of what :func:`contents.cut` wrote, for the tables, and for the spill files.
         train: Folder of the training side, for its ledger.
         validation: Folder of the validation side, likewise.
         seed: The stage's seed.
-        window_bytes: Records are held in memory until they are so many bytes.
+        copying: Whether to copy the frames to a spill file.
+        window_bytes: Frames are held in memory until they are so many bytes.
+
+    Raises:
+        DatasetError: The shard is damaged, or does not hold what its dataset's ledger names.
     """
     index, path = shard
     decided = plans.read(plan)
-    places, labels, taken = decided.places, decided.label.tolist(), decided.validation.tolist()
-    shuffling, splitting = stable_hasher(seed, "shuffle"), stable_hasher(seed, "split")
-    train_shards, validation_shards = decided.train_shards, decided.validation_shards
+    held = contents.read(spill, index)
+    rows = _rows(held, decided, seed)
     with (
-        ThreadPoolExecutor(1) as behind,
-        _Spill(spill, index, window_bytes, behind) as out,
-        ShardWriter(train, train_shards + index, stage=STAGE) as train_side,
-        ShardWriter(validation, validation_shards + index, stage=STAGE) as validation_side,
+        ShardWriter(train, decided.train_shards + index, stage=STAGE) as train_side,
+        ShardWriter(validation, decided.validation_shards + index, stage=STAGE) as validation_side,
     ):
-        source, side, names, validates = b"", train_side, [""], False
-        owner = b""
-        for payload in read(path):
-            seen = glanced(payload)
-            key, variant = seen.key, seen.variant
-            if not variant:
-                if source:
-                    side.kept(source, owner, names)
-                source, owner = key, seen.identity
-                place = places.get(owner)
-                if place is None:
-                    raise DatasetError(
-                        f"{path}: image '{key.decode()}' is of an identity that the dataset's ledger does not name: "
-                        "run the stage that wrote it again."
-                    )
-                label = labels[place]
-                validates = taken[place] > 0 and splitting(key) <= decided.threshold[place]
-                side, names = validation_side if validates else train_side, [""]
-            elif key != source + b"#" + variant or seen.identity != owner:
-                raise _lost_copy(path, seen, source)
-            elif validates:
-                out.left_out += 1
-                continue
-            else:
-                names.append(variant.decode())
-            if seen.online:
-                if validates:
-                    out.left_out += len(seen.online_variants)
-                    seen = glanced(seen.with_online_variants(()))
-                else:
-                    names.extend(seen.online_variants)
-            position = shuffling(key)
-            if validates:
-                bucket = train_shards + (
-                    int(decided.validation_shard[place]) if decided.grouped else position * validation_shards >> 64
-                )
-            else:
-                bucket = int(decided.train_shard[place]) if decided.grouped else position * train_shards >> 64
-            if decided.grouped:
-                position = int(decided.rank[place]) << _RANK_SHIFT | position >> 64 - _RANK_SHIFT
-            out.add(bucket, position, seen.with_label(label) if label != plans.NO_LABEL else seen.payload)
-        if source:
-            side.kept(source, owner, names)
+        _account(held, rows.validates, train_side, validation_side)
+        table = np.zeros(len(rows.keys), _ROW)
+        table["position"], table["label"] = rows.positions, rows.labels
+        spilling = _Spill(files.join(spill, _spill_name(index)), rows.buckets, window_bytes) if copying else None
+        with spilling or nullcontext():
+            begun = 0
+            for window, places in contents.named(path, rows.keys):
+                ended = begun + len(window)
+                part = table[begun:ended]
+                begins = np.array(window.begins, np.uint64)
+                part["size"] = np.diff(begins)
+                part["offset"] = begins[:-1] + window.place
+                part["place"] = places
+                if spilling:
+                    spilling.add(window)
+                begun = ended
+        if spilling:
+            table["offset"] = spilling.offsets
+    order = np.argsort(rows.buckets, kind="stable")
+    cuts = np.searchsorted(rows.buckets[order], np.arange(decided.buckets + 1))
+    files.write_bytes(files.join(spill, _table_name(index)), table[order].tobytes())
+    told = io.BytesIO()
+    np.savez(told, cuts=cuts, left_out=rows.left_out)
+    # This comes last: a shard whose table has it is scattered.
+    files.write_bytes(files.join(spill, f"scattered-{index:05d}.npz"), told.getvalue())
 
 
-def _lost_copy(path: str, seen: Glance, source: bytes) -> DatasetError:
-    return DatasetError(
-        f"{path}: '{seen.key.decode()}' is an augmented copy ({seen.variant.decode()}), but the image before it is "
-        f"'{source.decode()}': a copy must follow its source image, as augment writes it. Give pack a dataset that "
-        "augment wrote."
-    )
+def _spill_name(index: int) -> str:
+    return f"spill-{index:05d}.bin"
+
+
+def _table_name(index: int) -> str:
+    return f"table-{index:05d}.bin"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where a shard's records go.
+
+    Attributes:
+        keys: Their keys, UTF-8.
+        buckets: (records,) -1 for those that are left out.
+        positions: (records,) uint64: where they stand in their bucket.
+        labels: (records,) int64.
+        validates: (source images,) whether they are validated on.
+        left_out: Images that are left out: records, and online variants.
+    """
+
+    keys: list[bytes]
+    buckets: NDArray[np.int64]
+    positions: NDArray[np.uint64]
+    labels: NDArray[np.int64]
+    validates: NDArray[np.bool_]
+    left_out: int
+
+
+def _rows(held: Contents, plan: Plan, seed: int) -> _Rows:
+    owners = np.array([plan.places[name] for name in held.identities], np.int64)[held.codes]
+    validates = np.zeros(len(owners), bool)
+    competing = np.flatnonzero(plan.validation[owners] > 0)
+    hashes = split_hashes(seed, held.keys.take(pa.array(competing)))
+    validates[competing] = hashes <= plan.threshold[owners[competing]]
+    sources = np.repeat(np.arange(len(owners)), held.records)
+    keys: list[bytes] = held.keys.cast(pa.binary()).to_pylist()
+    if len(sources) > len(keys):
+        keys = _keys_of_records(held)
+    copies = np.diff(sources, prepend=-1) == 0
+    owners, validating = owners[sources], validates[sources]
+    positions = stable_hashes((seed, "shuffle"), keys)
+    if plan.grouped:
+        buckets = np.where(validating, plan.train_shards + plan.validation_shard[owners], plan.train_shard[owners])
+        ranks = plan.rank[owners].astype(np.uint64)
+        positions = ranks << np.uint64(_RANK_SHIFT) | positions >> np.uint64(64 - _RANK_SHIFT)
+    else:
+        buckets = np.where(
+            validating,
+            plan.train_shards + _scaled(positions, plan.validation_shards),
+            _scaled(positions, plan.train_shards),
+        )
+    buckets[validating & copies] = -1
+    left_out = int((held.images - 1)[validates].sum())
+    return _Rows(keys, buckets, positions, plan.label[owners], validates, left_out)
+
+
+def _keys_of_records(held: Contents) -> list[bytes]:
+    """The keys of source images and of the copies that were drawn of them."""
+    names = zip(held.keys.to_pylist(), held.variants.to_pylist(), strict=True)
+    return [(variant_key(key, name) if name else key).encode() for key, made in names for name in made]
+
+
+def _scaled(positions: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
+    """``position * shards / 2**64``, rounded down, in 64 bits."""
+    high, low = positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)
+    count = np.uint64(shards)
+    return (high * count + (low * count >> np.uint64(32)) >> np.uint64(32)).astype(np.int64)
+
+
+def _account(held: Contents, validates: NDArray[np.bool_], train: ShardWriter, validation: ShardWriter) -> None:
+    identities = pa.array(held.identities, pa.binary()).cast(pa.string()).take(pa.array(held.codes))
+    # Images share few lists of variants.
+    made = pc.binary_join(held.variants, "\n").dictionary_encode()
+    fates = [Fate("kept", variants=tuple(names.split("\n"))) for names in made.dictionary.to_pylist()]
+    codes = made.indices.to_numpy().astype(np.int64)
+    for side, rows in ((train, np.flatnonzero(~validates)), (validation, np.flatnonzero(validates))):
+        chosen = pa.array(rows)
+        told = (fates, codes[rows]) if side is train else (_ITSELF, np.zeros(len(rows), np.int64))
+        side.tell(held.keys.take(chosen), identities.take(chosen), *told)
+
+
+_ITSELF = [Fate("kept", variants=("",))]
 
 
 class _Spill:
-    """One input shard's records, grouped by bucket within each window.
+    """Copies the frames of one input shard so that a bucket's are together within each window.
 
-    A run is what one window has for one bucket: the positions of its records, their lengths, and the framed records.
-    The files appear under their names when the block ends well, so a shard scattered twice leaves one copy.
+    The file appears under its name when the block ends well, so a shard scattered twice leaves one copy.
+
+    Args:
+        location: The spill file.
+        buckets: (records,) the bucket of each record; -1 for those that are left out.
+        window_bytes: How many bytes make a window.
+
+    Attributes:
+        offsets: (records,) uint64: where each frame is in the file.
     """
 
-    def __init__(self, folder: str, index: int, window_bytes: int, behind: Executor) -> None:
-        self.left_out = 0
-        self._index = index
-        self._stem = files.join(folder, f"spill-{index:05d}")
-        self._creation = files.create(f"{self._stem}.bin")
+    def __init__(self, location: str, buckets: NDArray[np.int64], window_bytes: int) -> None:
+        self._buckets = buckets
         self._window = window_bytes
-        self._behind = behind
-        self._underway: Future[None] | None = None
-        self._held: _Held = {}
-        self._held_bytes = 0
-        self._offset = 0
-        self._runs: list[tuple[int, int, int, int, int]] = []
+        self._creation = files.create(location)
+        self._frames: list[memoryview] = []
+        self._bytes = 0
+        self._begun = 0
+        self._written = 0
+        self.offsets = np.zeros(len(buckets), np.uint64)
 
-    def add(self, bucket: int, position: int, payload: bytes) -> None:
-        held = self._held.get(bucket)
-        if held is None:
-            held = self._held[bucket] = ([], [], [])
-        positions, sizes, pieces = held
-        size = len(payload) + FRAMING_BYTES
-        positions.append(position)
-        sizes.append(size)
-        pieces += framing(payload)
-        self._held_bytes += size
-        if self._held_bytes >= self._window:
+    def add(self, window: Window) -> None:
+        data = memoryview(window.data)
+        self._frames += [data[begin:end] for begin, end in zip(window.begins, window.begins[1:], strict=False)]
+        self._bytes += len(data)
+        if self._bytes >= self._window:
             self._flush()
 
     def _flush(self) -> None:
-        self._wait()
-        held, self._held, self._held_bytes = self._held, {}, 0
-        self._underway = self._behind.submit(self._write, held)
-
-    def _wait(self) -> None:
-        if self._underway is not None:
-            underway, self._underway = self._underway, None
-            underway.result()
-
-    def _write(self, held: _Held) -> None:
-        for bucket, (positions, sizes, pieces) in sorted(held.items()):
-            run = b"".join((np.array(positions, "<u8").tobytes(), np.array(sizes, "<u4").tobytes(), *pieces))
-            self._creation.file.write(run)
-            self._runs.append((bucket, self._index, self._offset, len(sizes), len(run)))
-            self._offset += len(run)
+        frames, self._frames, self._bytes = self._frames, [], 0
+        ended = self._begun + len(frames)
+        buckets = self._buckets[self._begun : ended]
+        order = np.argsort(buckets, kind="stable")
+        order = order[buckets[order] >= 0]
+        sorted_frames = [frames[number] for number in order.tolist()]
+        self._creation.file.write(b"".join(sorted_frames))
+        sizes = np.array([len(frame) for frame in sorted_frames], np.uint64)
+        ends = self._written + np.cumsum(sizes)
+        self.offsets[self._begun + order] = ends - sizes
+        self._written += int(sizes.sum())
+        self._begun = ended
 
     def __enter__(self) -> _Spill:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._flush()
-            self._wait()
-        except BaseException:
-            self._creation.discard()
-            raise
         if kind is not None:
             self._creation.discard()
             return
+        self._flush()
         self._creation.commit()
-        contents = io.BytesIO()
-        np.savez(contents, runs=np.array(self._runs, _RUN), left_out=self.left_out)
-        # The table of contents comes last: a spill file that has one is complete.
-        files.write_bytes(f"{self._stem}.npz", contents.getvalue())
 
 
-def index_spills(spill: str, shards: int, buckets: int) -> int:
-    """Join the spill files' tables of contents into one, sorted by bucket.
+def index_tables(spill: str, shards: Sequence[str], buckets: int, *, copying: bool) -> int:
+    """Write down, for each bucket, which rows of which tables it has, and where their frames are.
 
     Args:
-        spill: The folder of the spill files.
-        shards: How many there are.
+        spill: The folder of the tables.
+        shards: Locations of the input shards.
         buckets: How many buckets there are.
+        copying: Whether the frames were copied to spill files.
 
     Returns:
-        How many augmented copies were left out, over all shards.
+        How many images were left out, over all shards.
     """
-    tables, left_out = [np.empty(0, _RUN)], 0
-    for index in range(shards):
-        contents = io.BytesIO(files.read_bytes(files.join(spill, f"spill-{index:05d}.npz")))
-        with np.load(contents) as found:
-            tables.append(found["runs"])
-            left_out += int(found["left_out"])
-    runs = np.sort(np.concatenate(tables), order=["bucket", "spill", "offset"])
-    begins = np.searchsorted(runs["bucket"], np.arange(buckets + 1)).astype("<i8")
-    files.write_bytes(files.join(spill, "runs.bin"), begins.tobytes() + runs.tobytes())
+    spans = np.zeros((buckets, len(shards), 2), "<u4")
+    left_out = 0
+    for index in range(len(shards)):
+        with np.load(io.BytesIO(files.read_bytes(files.join(spill, f"scattered-{index:05d}.npz")))) as told:
+            spans[:, index, 0], spans[:, index, 1] = told["cuts"][:-1], told["cuts"][1:]
+            left_out += int(told["left_out"])
+    files.write_bytes(files.join(spill, _SPANS), spans.tobytes())
+    sources = [files.join(spill, _spill_name(index)) for index in range(len(shards))] if copying else list(shards)
+    files.write_bytes(files.join(spill, _SOURCES), json.dumps(sources).encode())
     return left_out
 
 
-def _runs(spill: str, bucket: int, buckets: int) -> NDArray[np.void]:
-    with files.open_read(files.join(spill, "runs.bin")) as file:
-        file.seek(8 * bucket)
-        begin, end = np.frombuffer(file.read(16), "<i8").tolist()
-        file.seek(8 * (buckets + 1) + _RUN.itemsize * begin)
-        return np.frombuffer(file.read(_RUN.itemsize * (end - begin)), _RUN)
-
-
 def gather_shard(bucket: int, *, plan: str, spill: str, train: str, validation: str, compression: str) -> None:
-    """Read one bucket out of every spill file, sort it, and write it as one part of its side, with index and counts.
+    """Read one bucket's frames, sort them, and write them as one part of its side, with labels, index and counts.
 
     Args:
         bucket: Its number: the training shards first, then the validation shards.
         plan: Location of the plan.
-        spill: The folder of the spill files.
+        spill: The folder of the tables.
         train: Folder of the training side.
         validation: Folder of the validation side.
         compression: Of the shard, one of :data:`tfrecord.COMPRESSIONS`.
 
     Raises:
-        DatasetError: Two records have the same key.
+        DatasetError: A record is damaged, or two have the same key.
     """
     decided = plans.read(plan)
-    folder, part = (train, bucket) if bucket < decided.train_shards else (validation, bucket - decided.train_shards)
-    bucketful = _Bucketful.read(spill, bucket, decided.buckets)
+    training = bucket < decided.train_shards
+    folder, part = (train, bucket) if training else (validation, bucket - decided.train_shards)
     counter = statistics.Counting(len(decided.classes), indexing=True)
     decoder = statistics.decoder()
+
+    def count(payloads: list[bytes]) -> None:
+        counter.add(decoder.DecodeBatch(payloads))
+
+    sizes: list[int] = []
+    # Decoding, hashing and writing let other threads run.
     with (
-        ThreadPoolExecutor(1) as behind,
-        ShardWriter(folder, part, stage=STAGE, behind=behind, compression=compression) as out,
+        _Bucketful(spill, bucket) as bucketful,
+        ThreadPoolExecutor(1) as writing,
+        ThreadPoolExecutor(1) as counting,
+        ShardWriter(folder, part, stage=STAGE, behind=writing, compression=compression) as out,
     ):
-        for frames in bucketful.batches(_BATCH):
-            for frame in frames:
-                out.write_frame(frame)
-            counter.add(decoder.DecodeBatch([payload_of(frame) for frame in frames]))
+        underway: deque[Future[None]] = deque()
+        for batch in bucketful.batches(_BATCH, _relabel_for_training if training else _relabel_for_validation):
+            for payload in batch:
+                out.write_payload(payload)
+                sizes.append(len(payload) + tfrecord.FRAMING_BYTES)
+            underway.append(counting.submit(count, batch))
+            if len(underway) > _AHEAD:
+                underway.popleft().result()
+        while underway:
+            underway.popleft().result()
         found = counter.result()
         out.account(counter.identities, counter.variants)
-    sizes = bucketful.end - bucketful.begin
+    taken = np.array(sizes, np.int64)
     keys, labels = counter.keys_and_labels()
-    shard = np.full(len(sizes), part, np.int32)
-    rows = pa.table([shard, np.cumsum(sizes) - sizes, sizes.astype(np.int32), labels, keys], schema=INDEX_SCHEMA)
+    shard = np.full(len(taken), part, np.int32)
+    rows = pa.table([shard, np.cumsum(taken) - taken, taken.astype(np.int32), labels, keys], schema=INDEX_SCHEMA)
     index = io.BytesIO()
     pq.write_table(rows, index, compression="zstd")
     stem = files.join(folder, f"part-{part:05d}")
@@ -276,81 +336,126 @@ def gather_shard(bucket: int, *, plan: str, spill: str, train: str, validation: 
     files.write_bytes(f"{stem}.statistics", found.dump())
 
 
-@dataclass(frozen=True)
+def _relabel_for_training(payload: bytes, place: int, label: int) -> bytes:
+    return (labelled(payload, place, label) if place else None) or glanced(payload).with_label(label)
+
+
+def _relabel_for_validation(payload: bytes, place: int, label: int) -> bytes:
+    seen = glanced(payload)
+    if seen.online:
+        seen = glanced(seen.with_online_variants(()))
+    return seen.with_label(label) if label != plans.NO_LABEL else seen.payload
+
+
 class _Bucketful:
     """All records of a bucket, in memory, and their order.
 
-    Attributes:
-        runs: The bytes of the runs.
-        run: (records,) which run each record is in, in order of the records' positions.
-        begin: (records,) where in it its frame begins.
-        end: (records,) where it ends.
+    A context manager. The frames are in memory of their own, which the next bucket of this process takes over: memory
+    that comes from the system is new each time, and to fill it costs as much as to read the frames.
+
+    Args:
+        spill: The folder of the tables.
+        bucket: The bucket's number.
+
+    Raises:
+        DatasetError: Two records have the same key.
     """
 
-    runs: list[memoryview]
-    run: NDArray[np.int64]
-    begin: NDArray[np.int64]
-    end: NDArray[np.int64]
+    def __init__(self, spill: str, bucket: int) -> None:
+        sources: list[str] = json.loads(files.read_bytes(files.join(spill, _SOURCES)))
+        with files.open_read(files.join(spill, _SPANS), 0) as file:
+            file.seek(8 * len(sources) * bucket)
+            spans = np.frombuffer(file.read(8 * len(sources)), "<u4").reshape(-1, 2)
+        tables = [np.empty(0, _ROW)]
+        filled = np.flatnonzero(spans[:, 1] > spans[:, 0]).tolist()
+        for index in filled:
+            begin, end = spans[index].tolist()
+            with files.open_read(files.join(spill, _table_name(index)), 0) as file:
+                file.seek(_ROW.itemsize * begin)
+                tables.append(np.frombuffer(file.read(_ROW.itemsize * (end - begin)), _ROW))
+        self._rows = np.concatenate(tables)
+        self._ends = np.cumsum(self._rows["size"], dtype=np.int64)
+        self._sources = np.repeat(np.array(filled, np.int64), [len(table) for table in tables[1:]])
+        self._names = sources
+        self._frames = _take_buffer(int(self._rows["size"].sum()))
+        try:
+            with memoryview(self._frames) as view:
+                begin = 0
+                for index, table in zip(filled, tables[1:], strict=True):
+                    end = begin + int(table["size"].sum())
+                    _read_frames(sources[index], table, view[begin:end])
+                    begin = end
+            self._order = np.argsort(self._rows["position"], kind="stable")
+            self._break_ties()
+        except BaseException:
+            _buffers.append(self._frames)
+            raise
 
-    @classmethod
-    def read(cls, spill: str, bucket: int, buckets: int) -> _Bucketful:
-        """Read the runs and find the order.
+    def __enter__(self) -> _Bucketful:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _buffers.append(self._frames)
+
+    def batches(self, size: int, relabel: Callable[[bytes, int, int], bytes]) -> Iterator[list[bytes]]:
+        """Yield the payloads in order, so many at a time, as a function of payload, place and label leaves them.
 
         Raises:
-            DatasetError: Two records have the same key.
+            DatasetError: A record is damaged.
         """
-        table = _runs(spill, bucket, buckets)
-        runs = [memoryview(run) for run in _contents(spill, table)]
-        positions, lengths, begins = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for count, contents in zip(table["count"].tolist(), runs, strict=True):
-            positions.append(np.frombuffer(contents, "<u8", count))
-            lengths.append(np.frombuffer(contents, "<u4", count, 8 * count).astype(np.int64))
-            begins.append(12 * count + np.cumsum(lengths[-1]) - lengths[-1])
-        place, begin = np.concatenate(positions), np.concatenate(begins)
-        end = begin + np.concatenate(lengths)
-        run = np.repeat(np.arange(len(runs)), table["count"])
-        order = np.argsort(place, kind="stable")
-        found = cls(runs, run[order], begin[order], end[order])
-        found._break_ties(place[order])
-        return found
+        rows, ends, frames, names, unframed = self._rows, self._ends, self._frames, self._names, tfrecord.unframed
+        for start in range(0, len(rows), size):
+            chosen = self._order[start : start + size]
+            batch = rows[chosen]
+            columns = (ends[chosen] - batch["size"], ends[chosen], self._sources[chosen])
+            columns += tuple(batch[name] for name in ("offset", "place", "label"))
+            yield [
+                relabel(unframed(frames, begin, end, names[source], offset), place, label)
+                for begin, end, source, offset, place, label in zip(*(each.tolist() for each in columns), strict=True)
+            ]
 
-    def frame(self, record: int) -> memoryview:
-        """One record with its framing."""
-        run, begin, end = (int(column[record]) for column in (self.run, self.begin, self.end))
-        return self.runs[run][begin:end]
-
-    def batches(self, size: int) -> Iterator[list[memoryview]]:
-        """The framed records in order, so many at a time."""
-        runs = self.runs
-        for start in range(0, len(self.run), size):
-            chosen = slice(start, start + size)
-            where = zip(self.run[chosen].tolist(), self.begin[chosen].tolist(), self.end[chosen].tolist(), strict=True)
-            yield [runs[run][begin:end] for run, begin, end in where]
-
-    def _break_ties(self, positions: NDArray[np.uint64]) -> None:
+    def _break_ties(self) -> None:
         """Put records of equal positions in the order of their keys: hashes can meet, keys cannot."""
-        same = np.flatnonzero(positions[1:] == positions[:-1])
+        ordered = self._rows["position"][self._order]
+        same = np.flatnonzero(ordered[1:] == ordered[:-1])
         for group in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
-            tied = np.arange(group[0], group[-1] + 2)
-            keys = [glanced(payload_of(self.frame(record))).key for record in tied.tolist()]
-            order = sorted(range(len(keys)), key=keys.__getitem__)
-            for one, other in zip(order, order[1:], strict=False):
+            tied = self._order[group[0] : group[-1] + 2]
+            keys = {number: self._key(number) for number in tied.tolist()}
+            numbers = sorted(keys, key=keys.__getitem__)
+            for one, other in zip(numbers, numbers[1:], strict=False):
                 if keys[one] == keys[other]:
                     raise DatasetError(
                         f"two images have the key '{keys[one].decode()}'. Keys must be unique: give each source a "
                         "'name' of its own and run augment again."
                     )
-            for column in (self.run, self.begin, self.end):
-                column[tied] = column[tied[order]]
+            tied[:] = numbers
+
+    def _key(self, number: int) -> bytes:
+        end, row = int(self._ends[number]), self._rows[number]
+        name = self._names[self._sources[number]]
+        return glanced(tfrecord.unframed(self._frames, end - int(row["size"]), end, name, int(row["offset"]))).key
 
 
-def _contents(spill: str, runs: NDArray[np.void]) -> Iterator[bytes]:
-    begin = 0
-    while begin < len(runs):
-        number = int(runs["spill"][begin])
-        end = int(np.searchsorted(runs["spill"], number, side="right"))
-        with files.open_read(files.join(spill, f"spill-{number:05d}.bin"), 0) as file:
-            for offset, size in zip(runs["offset"][begin:end].tolist(), runs["bytes"][begin:end].tolist(), strict=True):
-                file.seek(offset)
-                yield file.read(size)
-        begin = end
+_buffers: list[mmap] = []  # those that no bucket holds
+
+
+def _take_buffer(size: int) -> mmap:
+    while _buffers:
+        buffer = _buffers.pop()
+        if len(buffer) >= size:
+            return buffer
+        buffer.close()
+    # Buckets are about as large as each other: one buffer does for most.
+    return mmap(-1, -(-(size + 1) // _BUFFER_STEP) * _BUFFER_STEP)
+
+
+def _read_frames(source: str, rows: NDArray[np.void], into: memoryview) -> None:
+    """Read frames one behind the other into memory; those that follow each other in the file at once."""
+    begins, ends = rows["offset"], rows["offset"] + rows["size"]
+    starts = np.flatnonzero(np.append(True, begins[1:] != ends[:-1]))
+    sizes = np.add.reduceat(rows["size"].astype(np.int64), starts)
+    with files.open_read(source, 0) as file:
+        place = 0
+        for offset, size in zip(begins[starts].tolist(), sizes.tolist(), strict=True):
+            files.read_into(file, into[place : place + size], offset)
+            place += size

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faceflow.components.common import index, ledger, tfrecord
+from faceflow.components.common import contents, index, ledger, memory, tfrecord
 from faceflow.components.common.alignment import one_template
 from faceflow.components.common.dataset import Dataset, finish, publishing
 from faceflow.components.common.engine import check_settings, runner_options_setting, runner_setting, work_uri_setting
@@ -66,6 +66,14 @@ class Settings(StageSettings):
     compression: str = setting("none", "Of the shards; JPEGs hardly shrink.", choices=tfrecord.COMPRESSIONS)
     seed: int = setting(0, "Seed of split and shuffle.", minimum=0)
     shard_mb: int = setting(64, "Size that a shard should have, in megabytes.", minimum=1, maximum=4096)
+    spill: str = setting(
+        "auto",
+        "Whether the shuffle first copies the records of each shard-to-be together on the disk: always, never, or "
+        "auto, where the input is larger than half of the free memory or the workers are elsewhere. Without a copy "
+        "each record is read from where it is, which is faster as long as memory caches the input.",
+        choices=("auto", "always", "never"),
+        affects_output=False,
+    )
     verify_with_tfxio: str = setting(
         "auto",
         "Whether to read every shard once more through TFXIO when all are written, and compare with what was counted "
@@ -123,8 +131,9 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
     faces = Dataset(inputs.faces)
     one_template([faces])
     size = sum(shard.bytes for shard in faces.manifest.shards)
+    copying = _copying(settings, faces, size)
     # Spill files stay until their records are in shards, so for a while there are two copies.
-    require_free_space(outputs.packed, int(2.2 * size), "pack")
+    require_free_space(outputs.packed, int((2.2 if copying else 1.2) * size), "pack")
     with publishing(outputs.packed) as directory, Workplace(STAGE, settings, [faces.fingerprint]) as workplace:
         surveyed = survey.count(faces)
         taken = plan.split(surveyed, settings.validation_fraction, settings.validation_by, settings.seed)
@@ -147,19 +156,29 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
         sides = {side: workplace.folder(directory / side) for side in (TRAIN, VALIDATION)}
         places: dict[str, Any] = {"plan": plan.write(decided, spill), "spill": spill, **sides}
         shards = workplace.shards(faces.shards)
-        workplace.map(partial(shuffle.scatter_shard, seed=settings.seed, **places), shards, "scatter")
-        left_out = shuffle.index_spills(spill, len(shards), decided.buckets)
+        contents.cut([faces], spill)
+        scatter = partial(shuffle.scatter_shard, seed=settings.seed, copying=copying, **places)
+        workplace.map(scatter, shards, "scatter")
+        left_out = shuffle.index_tables(spill, [path for _, path in shards], decided.buckets, copying=copying)
         gather = partial(shuffle.gather_shard, compression=settings.compression, **places)
         workplace.map(gather, range(decided.buckets), "gather")
         for folder in sides.values():
             workplace.collect(folder)
         workplace.clear(spill)
-        shutil.rmtree(directory / "spill", ignore_errors=True)
         counted = _finish(directory, settings, faces, decided, left_out)
     packed = Dataset(outputs.packed)
     log.info("%s records in %s shards", f"{packed.manifest.records:,}", f"{len(packed.shards):,}")
     written = (Dataset(outputs.packed / TRAIN), Dataset(outputs.packed / VALIDATION))
     report.write(outputs.report, packed, *written, counted, left_out)
+
+
+def _copying(settings: Settings, faces: Dataset, size: int) -> bool:
+    # In a compressed shard no record can be read without those before it.
+    if any(tfrecord.is_gzip(shard.name) for shard in faces.manifest.shards):
+        return True
+    if settings.spill == "auto":
+        return bool(settings.work_uri) or size > memory.available() // 2
+    return settings.spill == "always"
 
 
 def _finish(

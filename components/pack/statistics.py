@@ -28,7 +28,7 @@ from faceflow.components.common.record import ONLINE_VARIANTS, SCHEMA_PATH
 from faceflow.components.common.tfrecord import read
 
 _BATCH = 256
-_TOGETHER = 1 << 14
+_TOGETHER = 1 << 11  # more, and what is held of the batches splits up the heap that the decoder works in
 _IMAGE = "image/encoded"
 
 

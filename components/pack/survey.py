@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError
-from faceflow.components.common.hashing import stable_hash, stable_hashes
+from faceflow.components.common.hashing import stable_hashes
 from faceflow.components.common.ledger import rows_kept
 from faceflow.components.common.smallest import Smallest
 
@@ -36,9 +37,9 @@ class Survey:
     record_bytes: float
 
 
-def split_hash(seed: int, key: str | bytes) -> int:
-    """The number by which source images of one identity compete for validation: the smallest go there."""
-    return stable_hash(seed, "split", key)
+def split_hashes(seed: int, keys: pa.StringArray) -> NDArray[np.uint64]:
+    """The numbers by which source images of one identity compete for validation: the smallest go there."""
+    return stable_hashes((seed, "split"), keys.cast(pa.binary()).to_pylist())
 
 
 def count(faces: Dataset) -> Survey:
@@ -57,7 +58,7 @@ def count(faces: Dataset) -> Survey:
             images, variants = np.concatenate([images, more]), np.concatenate([variants, more])
         owned = known[rows.codes]
         images += np.bincount(owned, minlength=len(images))
-        variants += np.bincount(owned, rows.variants, minlength=len(images)).astype(np.int64)
+        variants += np.bincount(owned, rows.images, minlength=len(images)).astype(np.int64)
     names = sorted(name for name, number in numbers.items() if images[number])
     places = np.array([numbers[name] for name in names], np.int64)
     images, variants = images[places], variants[places]
@@ -96,6 +97,6 @@ def thresholds(faces: Dataset, survey: Survey, taken: NDArray[np.int64], seed: i
         known = np.array([numbers.get(name, 0) for name in rows.identities], np.int64)
         owned = known[rows.codes]
         split = np.flatnonzero(taken[owned] > 0)
-        smallest.add(owned[split], stable_hashes((seed, "split"), [rows.keys[row] for row in split]))
+        smallest.add(owned[split], split_hashes(seed, rows.keys.take(pa.array(split))))
     found[wanted] = smallest.nth(wanted, taken[wanted] - 1)
     return found

@@ -22,7 +22,7 @@ def write_part(directory, index):
             one = record(f"{index}-{number}.jpg", f"s/person-{index % 3}")
             part.write(one)
             if number:
-                part.write_payload(record(f"{index}-{number}.jpg#opening", one.identity, "opening").encode())
+                part.write(record(f"{index}-{number}.jpg#opening", one.identity, "opening"))
             part.kept(one.key, one.identity, ["", "opening"] if number else [""])
         part.dropped(f"s/x/{index}.jpg", "s/x", Reason.NO_FACE, "nothing found")
 

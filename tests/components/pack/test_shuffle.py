@@ -3,19 +3,21 @@ from itertools import groupby
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 import pytest
 
+from faceflow.components.common import contents
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import DatasetError
+from faceflow.components.common.hashing import stable_hash
 from faceflow.components.common.record import peek
-from faceflow.components.common.tfrecord import payload_of, read
+from faceflow.components.common.tfrecord import read
 from faceflow.components.pack import plan, shuffle, survey
-from faceflow.components.pack.shuffle import shuffle_hash
 
 IMAGES = {"s/anna": (20, ["opening"]), "s/bo": (15, []), "s/cy": (1, ["opening", "gaussian_noise"]), "s/di": (8, [])}
 
 
-def shuffled(directory, faces, window_bytes, *, twice=False, grouped=False):
+def shuffled(directory, faces, window_bytes, *, twice=False, grouped=False, copying=True):
     """Run the passes by hand; gives each part's payloads by name, and the copies left out."""
     folders = {name: str(directory / name) for name in ("train", "validation", "spill")}
     for folder in folders.values():
@@ -26,13 +28,15 @@ def shuffled(directory, faces, window_bytes, *, twice=False, grouped=False):
     upto = survey.thresholds(dataset, surveyed, taken, 3)
     decided = plan.make(surveyed, taken, upto, shard_bytes=15_000, grouped=grouped, seed=3)
     places = {"plan": plan.write(decided, folders["spill"]), **folders}
+    contents.cut([dataset], folders["spill"])
     shards = list(enumerate(map(str, dataset.shards)))
+    how = {"seed": 3, "window_bytes": window_bytes, "copying": copying}
     for shard in reversed(shards):
         if twice:
-            interrupted(shuffle.scatter_shard, shard, seed=3, window_bytes=window_bytes, **places)
+            interrupted(shuffle.scatter_shard, shard, **how, **places)
         for _ in range(1 + twice):
-            shuffle.scatter_shard(shard, seed=3, window_bytes=window_bytes, **places)
-    left_out = shuffle.index_spills(folders["spill"], len(shards), decided.buckets)
+            shuffle.scatter_shard(shard, **how, **places)
+    left_out = shuffle.index_tables(folders["spill"], [path for _, path in shards], decided.buckets, copying=copying)
     for bucket in range(decided.buckets):
         if twice:
             interrupted(shuffle.gather_shard, bucket, compression="none", **places)
@@ -48,19 +52,21 @@ class Interrupted(BaseException):
 
 
 def interrupted(step, *args, **kwargs):
-    """Begin a step and end it at the third checksum, which is in the middle of its records."""
+    """Begin a step and end it at the third key or checksum, which is in the middle of its records."""
     left = [3]
 
-    def stop(data):
-        left[0] -= 1
-        if not left[0]:
-            raise Interrupted
-        return value(data)
+    def stopping(function):
+        def stop(data):
+            left[0] -= 1
+            if not left[0]:
+                raise Interrupted
+            return function(data)
 
-    value = google_crc32c.value
+        return stop
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(google_crc32c, "value", stop)
-        patch.setattr(shuffle, "payload_of", lambda frame: (stop(bytes(frame)), payload_of(frame))[1])
+        patch.setattr(google_crc32c, "value", stopping(google_crc32c.value))
+        patch.setattr(contents, "key_entry", stopping(contents.key_entry))
         with pytest.raises(Interrupted):
             step(*args, **kwargs)
 
@@ -74,27 +80,29 @@ def test_windows_and_repeated_tries_do_not_change_the_shards(tmp_path, augmented
     assert windows == whole
     again, _, _ = shuffled(tmp_path / "again", faces, 5_000, twice=True)
     assert again == whole
+    uncopied, same, _ = shuffled(tmp_path / "uncopied", faces, 5_000, twice=True, copying=False)
+    assert (uncopied, same) == (whole, left_out)
+    assert not list((tmp_path / "uncopied" / "spill").glob("spill-*"))
 
 
 def test_a_shard_is_a_range_of_hashes_in_order(tmp_path, augmented):
     parts, _, decided = shuffled(tmp_path / "out", augmented(IMAGES), 1 << 20)
     for side, shards in (("train", decided.train_shards), ("validation", decided.validation_shards)):
         for index in range(shards):
-            positions = [shuffle_hash(3, peek(payload)[0]) for payload in parts[f"{side}/part-{index:05d}.tfrecord"]]
+            positions = [
+                stable_hash(3, "shuffle", peek(payload)[0]) for payload in parts[f"{side}/part-{index:05d}.tfrecord"]
+            ]
             assert positions == sorted(positions)
             assert all(index <= position * shards / 2**64 < index + 1 for position in positions)
 
 
-def test_a_copy_without_its_source_image_is_refused(tmp_path, augmented):
+def test_a_shard_that_is_not_as_its_ledger_says_is_refused(tmp_path, augmented):
     records = list(Dataset(augmented({"s/anna": (1, ["opening"]), "s/bo": (2, [])}, shards=1)).records())
     anna = [record for record in records if record.identity == "s/anna"]
     families = [anna[::-1], *([record] for record in records if record not in anna)]
-    lost = augmented({}, families=families, shards=1)
-    folders = {name: str(tmp_path) for name in ("train", "validation", "spill")}
-    surveyed = survey.count(Dataset(lost))
-    decided = plan.make(surveyed, surveyed.images * 0, surveyed.images, shard_bytes=10**6, grouped=False, seed=0)
-    with pytest.raises(DatasetError, match=r"#opening' is an augmented copy \(opening\), but the image before it"):
-        shuffle.scatter_shard((0, str(Dataset(lost).shards[0])), plan=plan.write(decided, tmp_path), seed=0, **folders)
+    lost = Dataset(augmented({}, families=families, shards=1))
+    with pytest.raises(DatasetError, match="holds 's/anna/0000.jpg#opening' where its ledger names"):
+        shuffled(tmp_path / "lost", lost.path, 1 << 20)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -106,7 +114,7 @@ def test_two_images_of_one_key_are_refused(tmp_path, augmented, grouped):
 
 
 def test_records_whose_hashes_meet_are_in_the_order_of_their_keys(tmp_path, augmented, monkeypatch):
-    monkeypatch.setattr(shuffle, "stable_hasher", lambda *_: lambda key: 1 << 40)
+    monkeypatch.setattr(shuffle, "stable_hashes", lambda _, keys: np.full(len(keys), 1 << 40, np.uint64))
     parts, _, _ = shuffled(tmp_path / "out", augmented(IMAGES), 1 << 20)
     for payloads in parts.values():
         keys = [peek(payload)[0].encode() for payload in payloads]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections import Counter, namedtuple
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def test_tensorflow_reads_the_shards_with_the_schema(packed):
                 "online_variants": [],
                 "gender": [record.gender.encode()] if record.gender else [],
                 "age": [] if record.age is None else [record.age],
+                "box": [],
             }
             assert tf.io.decode_jpeg(one["image/encoded"]).shape == (24, 20, 3)
 
@@ -193,6 +195,7 @@ def test_the_statistics_equal_a_plain_count(packed):
             for name, count in (
                 ("online_variants", len(records)),
                 ("landmarks", sum(record.landmarks is None for record in records)),
+                ("box", len(records)),
                 ("gender", sum(record.gender is None for record in records)),
                 ("age", sum(record.age is None for record in records)),
             )
@@ -342,10 +345,11 @@ def pack_until_killed(at, faces, told):
 def workers_of(pid):
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            is_worker = arguments[1:3] == [b"-m", b"faceflow.components.common.worker"]
-            found += [child] if is_worker else workers_of(child)
+        with suppress(OSError):  # threads and processes that ended meanwhile
+            for child in map(int, path.read_text().split()):
+                arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                is_worker = arguments[1:3] == [b"-m", b"faceflow.components.common.worker"]
+                found += [child] if is_worker else workers_of(child)
     return found
 
 
