@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from faceflow.components.common import memory
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.errors import ConservationError, DatasetError, DiskSpaceError, SettingsError
 from faceflow.components.common.index import Index
 from faceflow.components.common.ledger import LEDGER_NAME
 from faceflow.components.common.record import SCHEMA_PATH, Record
 from faceflow.components.common.tfrecord import Writer
-from faceflow.components.pack import stage, statistics
+from faceflow.components.pack import shuffle, stage, statistics
 
 IMAGES = {
     "s/bo": (60, []),
@@ -259,6 +260,35 @@ def test_any_number_of_workers_gives_the_same_bytes(packed, faces, tmp_path, sma
     assert files(pack(tmp_path, faces, workers=workers)) == files(packed)
 
 
+@pytest.mark.parametrize(
+    "spill, work, memory_of, copies",
+    [
+        ("auto", False, 2.5, False),
+        ("auto", False, 1.5, True),
+        ("auto", True, 100, True),
+        ("always", False, 100, True),
+        ("never", False, 0.1, False),
+    ],
+)
+def test_copying_records_aside_changes_nothing(
+    packed, faces, tmp_path, small_shards, monkeypatch, spill, work, memory_of, copies
+):
+    size = sum(shard.bytes for shard in Dataset(faces).manifest.shards)
+    monkeypatch.setattr(memory, "available", lambda: int(memory_of * size))
+    copied = []
+
+    def index_tables(folder, *arguments, **how):
+        copied.extend(Path(folder).glob("spill-*.bin"))
+        return real(folder, *arguments, **how)
+
+    real = shuffle.index_tables
+    monkeypatch.setattr(shuffle, "index_tables", index_tables)
+    (tmp_path / "work").mkdir()
+    again = pack(tmp_path, faces, spill=spill, work_uri=str(tmp_path / "work") if work else "")
+    assert files(again) == files(packed)
+    assert bool(copied) == copies
+
+
 def test_the_shards_do_not_depend_on_how_the_faces_were_sharded(packed, augmented, tmp_path, small_shards):
     again = pack(tmp_path, augmented(IMAGES, shards=5, order=9))
     assert [shard.sha256 for shard in Dataset(again).manifest.shards] == [
@@ -305,14 +335,15 @@ def test_a_dataset_that_is_none_is_refused(tmp_path):
         pack(tmp_path, tmp_path / "faces")
 
 
-def test_a_damaged_shard_is_named_and_nothing_is_left(augmented, tmp_path):
+@pytest.mark.parametrize("spill", ["always", "never"])
+def test_a_damaged_shard_is_named_and_nothing_is_left(augmented, tmp_path, spill):
     faces = augmented({"s/anna": (9, []), "s/bo": (9, [])})
     shard = Dataset(faces).shards[1]
     data = bytearray(shard.read_bytes())
     data[-9] ^= 1
     shard.write_bytes(data)
     with pytest.raises(DatasetError, match=f"{shard.name}: damaged TFRecord"):
-        pack(tmp_path, faces)
+        pack(tmp_path, faces, spill=spill)
     assert list(tmp_path.iterdir()) == []
 
 
