@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from faceflow.components.augment.plan import EVERYTHING, HELD_OUT, Plan
 from faceflow.components.augment.policy import Rule, parsed
 from faceflow.components.augment.variants import made
 from faceflow.components.common import contents, files, tfrecord
+from faceflow.components.common.beside import beside
 from faceflow.components.common.contents import Contents
 from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.hashing import stable_hashes
@@ -44,6 +44,7 @@ def augment_shard(
     materialize: bool,
     augmented: str,
     held_out: str,
+    core_free: bool,
     cleaned: Cleaned = NOTHING_CLEANED,
 ) -> None:
     """Write what becomes of one shard's images. Bytes that no operation changes are passed on as they are.
@@ -58,6 +59,7 @@ def augment_shard(
         materialize: Whether to draw the variants, or leave them to the training.
         augmented: Directory for the augmented faces' part.
         held_out: Directory for the held-out faces' part; empty where none are held out.
+        core_free: Whether to hash and write beside the work.
         cleaned: What cleaning drops.
 
     Raises:
@@ -69,7 +71,7 @@ def augment_shard(
     keys: list[bytes] = held.keys.cast(pa.binary()).to_pylist()
     decided = _decide(held, keys, plans.read(plan), rules, cleaned.of_shard(index), seed)
     with ExitStack() as stack:
-        behind = stack.enter_context(ThreadPoolExecutor(1))
+        behind = stack.enter_context(beside(core_free))
         out = stack.enter_context(ShardWriter(augmented, index, stage=STAGE, behind=behind))
         aside = stack.enter_context(ShardWriter(held_out, index, stage=STAGE, behind=behind)) if held_out else None
         identities = pa.array(held.identities, pa.binary()).cast(pa.string()).take(pa.array(held.codes))

@@ -22,6 +22,7 @@ from faceflow.components.augment.references import References
 from faceflow.components.augment.shards import STAGE, augment_shard
 from faceflow.components.common import contents
 from faceflow.components.common.alignment import one_template
+from faceflow.components.common.beside import is_core_free
 from faceflow.components.common.dataset import Dataset, finish, publishing
 from faceflow.components.common.engine import check_settings, runner_options_setting, runner_setting, work_uri_setting
 from faceflow.components.common.errors import ConservationError, DatasetError, SettingsError
@@ -197,6 +198,7 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
             materialize=settings.materialize,
             augmented=parts[0],
             held_out=parts[1] if len(parts) > 1 else "",
+            core_free=is_core_free(settings),
             cleaned=cleaned,
         )
         place.map(write, located, "augment")

@@ -14,7 +14,7 @@ import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
 from mmap import mmap
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from faceflow.components.common import contents, files, tfrecord
+from faceflow.components.common.beside import beside
 from faceflow.components.common.contents import Contents
 from faceflow.components.common.dataset import ShardWriter
 from faceflow.components.common.errors import DatasetError
@@ -284,7 +285,9 @@ def index_tables(spill: str, shards: Sequence[str], buckets: int, *, copying: bo
     return left_out
 
 
-def gather_shard(bucket: int, *, plan: str, spill: str, train: str, validation: str, compression: str) -> None:
+def gather_shard(
+    bucket: int, *, plan: str, spill: str, train: str, validation: str, compression: str, core_free: bool
+) -> None:
     """Read one bucket's frames, sort them, and write them as one part of its side, with labels, index and counts.
 
     Args:
@@ -294,6 +297,7 @@ def gather_shard(bucket: int, *, plan: str, spill: str, train: str, validation: 
         train: Folder of the training side.
         validation: Folder of the validation side.
         compression: Of the shard, one of :data:`tfrecord.COMPRESSIONS`.
+        core_free: Whether to decode, hash and write beside the work.
 
     Raises:
         DatasetError: A record is damaged, or two have the same key.
@@ -308,11 +312,10 @@ def gather_shard(bucket: int, *, plan: str, spill: str, train: str, validation: 
         counter.add(decoder.DecodeBatch(payloads))
 
     sizes: list[int] = []
-    # Decoding, hashing and writing let other threads run.
     with (
         _Bucketful(spill, bucket) as bucketful,
-        ThreadPoolExecutor(1) as writing,
-        ThreadPoolExecutor(1) as counting,
+        beside(core_free) as writing,
+        beside(core_free) as counting,
         ShardWriter(folder, part, stage=STAGE, behind=writing, compression=compression) as out,
     ):
         underway: deque[Future[None]] = deque()

@@ -19,6 +19,7 @@ from typing import Any
 
 from faceflow.components.common import contents, index, ledger, memory, tfrecord
 from faceflow.components.common.alignment import one_template
+from faceflow.components.common.beside import is_core_free
 from faceflow.components.common.dataset import Dataset, finish, publishing
 from faceflow.components.common.engine import check_settings, runner_options_setting, runner_setting, work_uri_setting
 from faceflow.components.common.errors import ConservationError
@@ -160,7 +161,9 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
         scatter = partial(shuffle.scatter_shard, seed=settings.seed, copying=copying, **places)
         workplace.map(scatter, shards, "scatter")
         left_out = shuffle.index_tables(spill, [path for _, path in shards], decided.buckets, copying=copying)
-        gather = partial(shuffle.gather_shard, compression=settings.compression, **places)
+        gather = partial(
+            shuffle.gather_shard, compression=settings.compression, core_free=is_core_free(settings), **places
+        )
         workplace.map(gather, range(decided.buckets), "gather")
         for folder in sides.values():
             workplace.collect(folder)

@@ -48,7 +48,14 @@ def augmented(directory, faces, *, materialize, end=None, policy=POLICY, holdout
         Path(folder).mkdir(parents=True)
     dataset = Dataset(faces)
     decided = plan.make(census.count([dataset], seed=3, sample=7), policy, holdout, 3)
-    settings = {"policy": str(policy), "seed": 3, "jpeg_quality": 90, "materialize": materialize, **folders}
+    settings = {
+        "policy": str(policy),
+        "seed": 3,
+        "jpeg_quality": 90,
+        "materialize": materialize,
+        "core_free": materialize,
+        **folders,
+    }
     settings["plan"] = plan.write(decided, str(directory))
     settings["scratch"] = str(directory)
     contents.cut([dataset], directory)

@@ -39,9 +39,9 @@ def shuffled(directory, faces, window_bytes, *, twice=False, grouped=False, copy
     left_out = shuffle.index_tables(folders["spill"], [path for _, path in shards], decided.buckets, copying=copying)
     for bucket in range(decided.buckets):
         if twice:
-            interrupted(shuffle.gather_shard, bucket, compression="none", **places)
+            interrupted(shuffle.gather_shard, bucket, compression="none", core_free=copying, **places)
         for _ in range(1 + twice):
-            shuffle.gather_shard(bucket, compression="none", **places)
+            shuffle.gather_shard(bucket, compression="none", core_free=copying, **places)
     assert not list(directory.rglob("*.partial"))
     parts = sorted(directory.glob("*/part-*.tfrecord"))
     return {str(path.relative_to(directory)): list(read(path)) for path in parts}, left_out, decided
