@@ -74,13 +74,13 @@ def augment_shard(
         behind = stack.enter_context(beside(core_free))
         out = stack.enter_context(ShardWriter(augmented, index, stage=STAGE, behind=behind))
         aside = stack.enter_context(ShardWriter(held_out, index, stage=STAGE, behind=behind)) if held_out else None
-        identities = pa.array(held.identities, pa.binary()).cast(pa.string()).take(pa.array(held.codes))
-        out.tell(held.keys, identities, decided.fates, decided.codes)
+        owners = held.owners
+        out.tell(held.keys, owners, decided.fates, decided.codes)
         _account(out, held, decided.fates, decided.codes)
         if aside is not None:
             rows = np.flatnonzero(decided.actions == _ASIDE)
             codes = np.zeros(len(rows), np.int64)
-            aside.tell(held.keys.take(pa.array(rows)), identities.take(pa.array(rows)), _AS_IT_WAS, codes)
+            aside.tell(held.keys.take(pa.array(rows)), owners.take(pa.array(rows)), _AS_IT_WAS, codes)
             aside.account({held.identities[code] for code in np.unique(held.codes[rows])}, {"": len(rows)})
         adopting = bool((decided.actions == _COPY).all()) and not (
             files.is_remote(path) or files.is_remote(augmented) or tfrecord.is_gzip(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +76,7 @@ def read(folder: files.Location, shard: int) -> Contents:
     with pa.ipc.open_file(pa.BufferReader(files.read_bytes(_location(folder, shard)))) as file:
         table = file.read_all().combine_chunks()
     told = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
-    key, identity, variants, records = (_one(column) for column in table.columns)
+    key, identity, variants, records = (column.chunk(0) for column in table.columns)
     return Contents(
         key,
         *coded(identity),
@@ -132,10 +131,6 @@ def _unlike(name: str, what: str) -> DatasetError:
     return DatasetError(f"{name} holds {what}: run the stage that wrote the dataset again.")
 
 
-def _one(column: pa.ChunkedArray) -> Any:
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
-
-
 def _location(folder: files.Location, shard: int) -> str:
     return files.join(folder, f"contents-{shard:05d}.arrow")
 
@@ -160,11 +155,10 @@ class _Rows:
             if kept is None:
                 break
             counts = kept.images if self._drawn else np.ones(len(kept.codes), np.int64)
-            names = pa.array(kept.identities, pa.binary()).cast(pa.string()).take(pa.array(kept.codes))
-            more = pa.table([kept.keys, names, kept.variants, counts.astype(np.int32)], schema=_PLAIN)
+            more = pa.table([kept.keys, kept.owners, kept.variants, counts.astype(np.int32)], schema=_PLAIN)
             self._waiting = pa.concat_tables([self._waiting, more]).combine_chunks()
-        rows = int(np.searchsorted(passed, records)) + 1 if records else 0
-        if records and (rows > len(passed) or passed[rows - 1] != records):
+        rows = int(np.searchsorted(passed, records)) + 1
+        if rows > len(passed) or passed[rows - 1] != records:
             raise self._wrong()
         found, self._waiting = self._waiting.slice(0, rows), self._waiting.slice(rows)
         place = found.schema.get_field_index("identity")

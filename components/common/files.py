@@ -131,7 +131,7 @@ class Creation:
         self.file.close()
         os.unlink(self._aside)
         try:
-            os.link(path, self._aside)
+            os.link(path.resolve(), self._aside)  # of a symbolic link there would be two
         except OSError:
             shutil.copyfile(path, self._aside)
 

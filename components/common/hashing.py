@@ -33,15 +33,9 @@ def stable_hash(*parts: str | int | bytes) -> int:
 
 def stable_hashes(parts: Sequence[str | int | bytes], last: Iterable[bytes]) -> NDArray[np.uint64]:
     """:func:`stable_hash` of the same parts with each of many last ones, UTF-8, as an array."""
-    begin, blake = _prefix(parts), hashlib.blake2b
-    begins = [begin + length.to_bytes(8, "little") for length in range(256)]
-    digests = [
-        blake(
-            begins[length] + one if (length := len(one)) < 256 else begin + length.to_bytes(8, "little") + one,
-            digest_size=8,
-        ).digest()
-        for one in last
-    ]
+    begin = _prefix(parts)
+    blake = hashlib.blake2b
+    digests = [blake(b"".join((begin, len(one).to_bytes(8, "little"), one)), digest_size=8).digest() for one in last]
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
 
 

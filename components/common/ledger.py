@@ -212,6 +212,11 @@ class Kept:
     variants: pa.ListArray
 
     @property
+    def owners(self) -> pa.StringArray:
+        """(images,) strings: the name of each image's identity."""
+        return pa.array(self.identities, pa.binary()).cast(pa.string()).take(pa.array(self.codes))
+
+    @property
     def images(self) -> NDArray[np.int64]:
         """(images,) int64: how many images each stands for: itself, and what was made of it."""
         return np.asarray(pc.list_value_length(self.variants).to_numpy(zero_copy_only=False), np.int64)

@@ -40,7 +40,6 @@ def figure(width: float = 6.4, height: float = 3.2) -> tuple[Figure, Axes]:
     """
     import matplotlib
     from cycler import cycler
-
     matplotlib.use("Agg", force=False)
     from matplotlib import pyplot as plt
 
@@ -153,10 +152,8 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the page."""
-        body = (
-            _environment()
-            .get_template("report.html.j2")
-            .render(title=self.title, summary=self.summary, facts=self._facts, sections=self._sections)
+        body = _environment().get_template("report.html.j2").render(
+            title=self.title, summary=self.summary, facts=self._facts, sections=self._sections
         )
         _write_page(path, self.title, f"{_BEGIN}\n{body}\n{_END}")
 
@@ -194,10 +191,8 @@ def combine(
         front.table(heading, columns, rows)
     chapters = [(f"chapter-{index}", heading, _body(file)) for index, (heading, file) in enumerate(reports)]
     links = "".join(f'<a href="#{anchor}">{html.escape(heading)}</a>' for anchor, heading, _ in chapters)
-    body = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(title=title, summary=summary, facts=front._facts, sections=front._sections, links=Markup(links))
+    body = _environment().get_template("report.html.j2").render(
+        title=title, summary=summary, facts=front._facts, sections=front._sections, links=Markup(links)
     )
     for anchor, _, content in chapters:
         body += f'\n<div class="chapter" id="{anchor}">{content}</div>'

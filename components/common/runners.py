@@ -59,7 +59,7 @@ def check(runner: str, options: Sequence[str]) -> None:
         if not endpoint:
             raise SettingsError(
                 "setting 'runner' is PortableRunner, which needs the address of a job server: add "
-                "\"--job_endpoint=HOST:PORT\" to 'runner_options'."
+                '"--job_endpoint=HOST:PORT" to \'runner_options\'.'
             )
         theirs = _options_of(endpoint) if endpoint != "embed" else set()
         unknown = [each for each in unknown if each[2:].partition("=")[0] not in theirs]
@@ -214,7 +214,6 @@ def _supervision() -> Iterator[_Supervisor]:
     from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
     supervisor = _Supervisor()
-
     class Connection(worker_handlers.ControlConnection):
         """One that can be found when it must be aborted."""
 

@@ -66,9 +66,8 @@ def _header(length: int) -> bytes:
 
 def framing(payload: bytes) -> tuple[bytes, bytes, bytes]:
     """A payload as a record, in three pieces: its length with a checksum, itself, and its own checksum."""
-    length, crc = len(payload), google_crc32c.value(payload)
-    footer = _FOOTER.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-    return _headers.get(length) or _header(length), payload, footer
+    length = len(payload)
+    return _headers.get(length) or _header(length), payload, _FOOTER.pack(_masked_crc(payload))
 
 
 def unframed(data: bytes | mmap, begin: int, end: int, location: str, place: int) -> bytes:
@@ -85,9 +84,8 @@ def unframed(data: bytes | mmap, begin: int, end: int, location: str, place: int
         DatasetError: A checksum is wrong.
     """
     payload = data[begin + 12 : end - 4]
-    length, crc = len(payload), google_crc32c.value(payload)
-    footer = _FOOTER.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-    if data[end - 4 : end] != footer or data[begin : begin + 12] != (_headers.get(length) or _header(length)):
+    header, _, footer = framing(payload)
+    if data[end - 4 : end] != footer or data[begin : begin + 12] != header:
         raise _damaged_at(files.name_of(location), place, "a checksum is wrong")
     return payload
 

@@ -189,7 +189,7 @@ def _scaled(positions: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
 
 
 def _account(held: Contents, validates: NDArray[np.bool_], train: ShardWriter, validation: ShardWriter) -> None:
-    identities = pa.array(held.identities, pa.binary()).cast(pa.string()).take(pa.array(held.codes))
+    owners = held.owners
     # Images share few lists of variants.
     made = pc.binary_join(held.variants, "\n").dictionary_encode()
     fates = [Fate("kept", variants=tuple(names.split("\n"))) for names in made.dictionary.to_pylist()]
@@ -197,7 +197,7 @@ def _account(held: Contents, validates: NDArray[np.bool_], train: ShardWriter, v
     for side, rows in ((train, np.flatnonzero(~validates)), (validation, np.flatnonzero(validates))):
         chosen = pa.array(rows)
         told = (fates, codes[rows]) if side is train else (_ITSELF, np.zeros(len(rows), np.int64))
-        side.tell(held.keys.take(chosen), identities.take(chosen), *told)
+        side.tell(held.keys.take(chosen), owners.take(chosen), *told)
 
 
 _ITSELF = [Fate("kept", variants=("",))]

@@ -159,7 +159,8 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
         shards = workplace.shards(faces.shards)
         contents.cut([faces], spill)
         scatter = partial(shuffle.scatter_shard, seed=settings.seed, copying=copying, **places)
-        workplace.map(scatter, shards, "scatter")
+        # Under another name, so that a try that copies takes nothing over from one that did not.
+        workplace.map(scatter, shards, "scatter and copy" if copying else "scatter")
         left_out = shuffle.index_tables(spill, [path for _, path in shards], decided.buckets, copying=copying)
         gather = partial(
             shuffle.gather_shard, compression=settings.compression, core_free=is_core_free(settings), **places

@@ -21,7 +21,7 @@ def leave_a_file(directory: Path, element: int) -> None:
 
 def fail(element: int) -> None:
     if element == 2:
-        raise ArchiveError("member \"a\\b\" of 'x.tar' broke at byte 3: {fetch} it again")
+        raise ArchiveError('member "a\\b" of \'x.tar\' broke at byte 3: {fetch} it again')
 
 
 def crash(element: int) -> None:
@@ -74,7 +74,7 @@ def test_two_workers_are_two_other_processes(tmp_path):
 def test_a_typed_error_keeps_its_type_and_message(workers):
     with pytest.raises(ArchiveError) as caught:
         Engine(workers=workers).map(fail, range(4), "fail")
-    assert str(caught.value) == "member \"a\\b\" of 'x.tar' broke at byte 3: {fetch} it again"
+    assert str(caught.value) == 'member "a\\b" of \'x.tar\' broke at byte 3: {fetch} it again'
 
 
 def test_a_killed_worker_ends_the_step_at_once_without_a_word_of_beam_and_the_others_end_too(tmp_path, capfd, caplog):

@@ -158,3 +158,17 @@ def test_a_path_does_not_bring_beam(tmp_path):
         "assert 'apache_beam' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_a_file_that_is_taken_over_is_the_file_itself_and_not_a_way_to_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_bytes(b"content")
+    (tmp_path / "there" / "way").symlink_to("file")
+    for _ in range(2):
+        creation = files.create(tmp_path / "taken")
+        creation.file.write(b"of no use")
+        creation.adopt(tmp_path / "there" / "way")
+        creation.commit()
+        assert (tmp_path / "taken").read_bytes() == b"content"
+        assert not (tmp_path / "taken").is_symlink()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "there"]
