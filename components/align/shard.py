@@ -359,7 +359,7 @@ def _write(job: Job, face: _Face, out: ShardWriter, samples: Samples) -> None:
         points = face.landmarks if reason == Reason.BAD_LANDMARKS else None
         samples.add_drop(record.key, reason, detail, face.image, points, [each.box for each in face.refused])
         return
-    out.write_frames(face.frame)
+    out.write_frame(face.frame)
     out.account([record.identity.encode()], {name: 1 for name in (record.variant, *record.online_variants)})
     out.kept(record.key, record.identity)
     samples.add_face(record.key, face.aligned, face.score, face.span, _drawing(job, face, face.aligned))

@@ -7,7 +7,7 @@ a shard changes, the output is the input's file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from faceflow.components.augment import plan as plans
 from faceflow.components.augment.cleaning import NOTHING_CLEANED, Cleaned
 from faceflow.components.augment.plan import EVERYTHING, HELD_OUT, Plan
 from faceflow.components.augment.policy import Rule, parsed
-from faceflow.components.augment.variants import made
+from faceflow.components.augment.variants import drawn, named
 from faceflow.components.common import contents, files, tfrecord
 from faceflow.components.common.beside import beside
 from faceflow.components.common.contents import Contents
@@ -85,31 +85,24 @@ def augment_shard(
         adopting = bool((decided.actions == _COPY).all()) and not (
             files.is_remote(path) or files.is_remote(augmented) or tfrecord.is_gzip(path)
         )
-        looked_at = (key if stays else None for key, stays in zip(keys, decided.actions != _DROP, strict=True))
+        names = [tuple(variant.name for variant in rule.variants) for rule in rules]
+        stays = decided.actions != _DROP
+        looked_at = (key if stays else None for key, stays in zip(keys, stays.tolist(), strict=True))
         begun = 0
         for window, places in contents.named(path, looked_at):
             frames, begins = memoryview(window.data), window.begins
-            for action, begin, end in _runs(decided.actions[begun : begun + len(window)]):
-                if action == _DROP:
-                    continue
-                payloads = list(window.payloads(begin, end))
-                if action == _CHANGE:
-                    for payload, place, rule in zip(
-                        payloads, places[begin:end], decided.rules[begun + begin : begun + end].tolist(), strict=True
-                    ):
-                        for each in made(
-                            payload,
-                            place,
-                            rules[rule].variants,
-                            seed=seed,
-                            jpeg_quality=jpeg_quality,
-                            materialize=materialize,
-                        ):
-                            out.write_payload(each)
+            rows = np.flatnonzero(stays[begun : begun + len(window)])
+            actions, of_rules = decided.actions[begun + rows].tolist(), decided.rules[begun + rows].tolist()
+            numbers = rows.tolist()
+            begun += len(window)
+            for number, payload, action, rule in zip(numbers, window.payloads(numbers), actions, of_rules, strict=True):
+                if action == _CHANGE and materialize:
+                    out.write_payloads(drawn(payload, rules[rule].variants, seed=seed, jpeg_quality=jpeg_quality))
+                elif action == _CHANGE:
+                    out.write_payloads((named(payload, places[number], names[rule]),))
                 elif not adopting:
                     side = aside if action == _ASIDE and aside is not None else out
-                    side.write_frames(frames[begins[begin] : begins[end]], end - begin)
-            begun += len(window)
+                    side.write_frame(frames[begins[number] : begins[number + 1]])
         if adopting:
             out.adopt(path, held.shard)
 
@@ -124,13 +117,6 @@ def _account(out: ShardWriter, held: Contents, fates: Sequence[Fate], codes: NDA
     for fate, count in zip(fates, np.bincount(codes, minlength=len(fates)).tolist(), strict=True):
         variants.update(dict.fromkeys(fate.variants, count))
     out.account({held.identities[code] for code in np.unique(held.codes[stays])}, variants)
-
-
-def _runs(actions: NDArray[np.int8]) -> Iterator[tuple[int, int, int]]:
-    """Yield each run of equal actions: the action, where it begins, and where it ends."""
-    cuts = [0, *(np.flatnonzero(np.diff(actions)) + 1).tolist(), len(actions)]
-    for begin, end in zip(cuts, cuts[1:], strict=False):
-        yield int(actions[begin]), begin, end
 
 
 @dataclass(frozen=True)

@@ -19,37 +19,33 @@ from faceflow.components.common.operations import Variant
 from faceflow.components.common.record import Record, glanced, variant_key
 
 
-def made(
-    payload: bytes, place: int, variants: Sequence[Variant], *, seed: int, jpeg_quality: int, materialize: bool
-) -> list[bytes]:
-    """What becomes of one image that its rule keeps.
+def named(payload: bytes, place: int, names: tuple[str, ...]) -> bytes:
+    """A record that carries the names of its variants, for the training to draw.
 
     Args:
         payload: The serialised record.
         place: Where in it the entry of its key ends; 0 where that is not known.
-        variants: What the rule makes of it.
-        seed: The stage's seed.
-        jpeg_quality: libjpeg quality of the variants that are drawn.
-        materialize: Whether to draw the variants; otherwise the record carries their names instead.
+        names: The variants' names.
+    """
+    quickly = wire.with_online_variants(payload, place, names) if place else None
+    return quickly or glanced(payload).with_online_variants(names)
 
-    Returns:
-        The serialised records to write, the image's own first. A record that nothing changes keeps its bytes.
+
+def drawn(payload: bytes, variants: Sequence[Variant], *, seed: int, jpeg_quality: int) -> list[bytes]:
+    """A record and, behind it, one for each variant, with all but the image, the key and the variant as in the source.
+
+    Args:
+        payload: The serialised record, which keeps its bytes.
+        variants: What its rule makes of it.
+        seed: The stage's seed.
+        jpeg_quality: libjpeg quality of the variants.
 
     Raises:
         DatasetError: The image cannot be decoded.
     """
-    if not materialize:
-        names = tuple(variant.name for variant in variants)
-        quickly = wire.with_online_variants(payload, place, names) if place else None
-        return [quickly or glanced(payload).with_online_variants(names)]
     source = Record.decode(payload)
-    return [payload, *(record.encode() for record in _drawn(source, variants, seed, jpeg_quality))]
-
-
-def _drawn(source: Record, variants: Sequence[Variant], seed: int, jpeg_quality: int) -> list[Record]:
-    """One record a variant, with everything but the image, the key and the variant as in the source."""
     image = pixels_of(source)
-    return [
+    made = [
         replace(
             source,
             key=variant_key(source.key, variant.name),
@@ -58,6 +54,7 @@ def _drawn(source: Record, variants: Sequence[Variant], seed: int, jpeg_quality:
         )
         for variant in variants
     ]
+    return [payload, *(record.encode() for record in made)]
 
 
 def pixels_of(record: Record) -> NDArray[np.uint8]:

@@ -122,7 +122,7 @@ def named(location: files.Location, keys: Iterable[bytes | None]) -> Iterator[tu
 
 
 def _check_key(window: Window, number: int, key: bytes) -> None:
-    found = Record.decode(next(window.payloads(number, number + 1))).key
+    found = Record.decode(next(window.payloads([number]))).key
     if found != key.decode():
         raise _unlike(window.name, f"'{found}' where its ledger names '{key.decode()}'")
 

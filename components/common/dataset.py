@@ -101,6 +101,7 @@ class ShardWriter:
         index: The part's place in the dataset.
         stage: The stage's name, for the ledger.
         behind: Where records are hashed and written, if not at once; see :class:`tfrecord.Writer`.
+        read_soon: Whether somebody reads the shard soon; likewise.
         compression: Of the shard, one of :data:`tfrecord.COMPRESSIONS`.
     """
 
@@ -111,12 +112,13 @@ class ShardWriter:
         *,
         stage: str,
         behind: Executor | None = None,
+        read_soon: bool = True,
         compression: str = "none",
     ) -> None:
         """Open the part's files."""
         self._stem = files.join(directory, f"part-{index:05d}")
         self._suffix = tfrecord.suffix(compression)
-        self._records = tfrecord.Writer(f"{self._stem}{self._suffix}", behind)
+        self._records = tfrecord.Writer(f"{self._stem}{self._suffix}", behind, read_soon=read_soon)
         self._ledger = LedgerWriter(f"{self._stem}.ledger.parquet", stage)
         self._identities: set[bytes] = set()
         self._variants: Counter[str] = Counter()
@@ -134,13 +136,13 @@ class ShardWriter:
         self._records.write(record.encode())
         self.account([record.identity.encode()], {name: 1 for name in (record.variant, *record.online_variants)})
 
-    def write_payload(self, payload: bytes) -> None:
-        """Append a serialised record that :meth:`account` speaks for."""
-        self._records.write(payload)
+    def write_payloads(self, payloads: Sequence[bytes]) -> None:
+        """Append serialised records that :meth:`account` speaks for."""
+        self._records.write_all(payloads)
 
-    def write_frames(self, frames: bytes | memoryview, records: int = 1) -> None:
-        """Append framed records, one behind the other, that :meth:`account` speaks for."""
-        self._records.write_frames(frames, records)
+    def write_frame(self, frame: bytes | memoryview) -> None:
+        """Append a framed record that :meth:`account` speaks for."""
+        self._records.write_frame(frame)
 
     def adopt(self, location: str, shard: ShardInfo) -> None:
         """Take a shard that is as this one shall be; :meth:`account` speaks for its records.

@@ -27,6 +27,7 @@ Location = str | Path
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _BUFFER = 1 << 20
 _CHUNK = 8 << 20  # no less than the smallest part of an S3 upload, so that Beam sends each chunk as it comes
+_ON_THE_WAY = 16 << 20
 _options: tuple[str, ...] = ()
 
 
@@ -121,6 +122,19 @@ class Creation:
             with self.file as content:
                 content.seek(0)
                 _send(content, str(self._location))
+
+    def let_go(self) -> None:
+        """Let memory go of what was written so far, but for the last few megabytes, as far as the disk has it.
+
+        Called again and again while a file is written that nothing reads soon, it keeps what other files have in
+        memory from being pushed out, and the memory that this one takes is little and always the same.
+        """
+        if self._aside is None or not hasattr(os, "posix_fadvise"):
+            return
+        self.file.flush()
+        end = self.file.tell()
+        # Linux starts to write out what has not reached the disk, and is asked again for the same when that is done.
+        os.posix_fadvise(self.file.fileno(), max(0, end - _ON_THE_WAY), 0, os.POSIX_FADV_DONTNEED)
 
     def adopt(self, path: Path) -> None:
         """Take a file on the same disk in place of what was written: by a link where the disk allows, else by a copy.

@@ -11,10 +11,9 @@ import hashlib
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from mmap import mmap
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +31,7 @@ FRAMING_BYTES = _HEADER.size + _FOOTER.size
 _LENGTH = struct.Struct("<Q")
 _WINDOW = 512 << 10  # fits a core's cache, so that the checksum and the copy of a record find it there
 _BLOCK = 1 << 20
+_LET_GO = 4 << 20
 _UNDERWAY = 4  # blocks that wait to be written: a thread that has to wait for the interpreter holds nobody up
 _GZIP_SUFFIX = ".gz"
 _GZIP_LEVEL = 1  # JPEGs hardly shrink: what is left to gain is the names
@@ -70,22 +70,20 @@ def framing(payload: bytes) -> tuple[bytes, bytes, bytes]:
     return _headers.get(length) or _header(length), payload, _FOOTER.pack(_masked_crc(payload))
 
 
-def unframed(data: bytes | mmap, begin: int, end: int, location: str, place: int) -> bytes:
+def unframed(frame: bytes, location: str, place: int) -> bytes:
     """The payload of a framed record.
 
     Args:
-        data: What holds the record.
-        begin: Where it begins there.
-        end: Where it ends.
+        frame: The record.
         location: The file that it comes from, for an error.
         place: Where it was in that file.
 
     Raises:
         DatasetError: A checksum is wrong.
     """
-    payload = data[begin + 12 : end - 4]
+    payload = frame[12:-4]
     header, _, footer = framing(payload)
-    if data[end - 4 : end] != footer or data[begin : begin + 12] != header:
+    if not (frame.endswith(footer) and frame.startswith(header)):
         raise _damaged_at(files.name_of(location), place, "a checksum is wrong")
     return payload
 
@@ -97,18 +95,20 @@ class Writer:
         location: The file to write; a name that ends in ``.gz`` makes it a gzip file.
         behind: An executor of one thread that hashes and writes blocks while the next one is put together; without
             it that happens at once.
+        read_soon: Whether somebody reads the file soon, so that memory should cache it.
 
     Attributes:
         records: Payloads written.
         bytes_written: Bytes of records written, framing included, before compression.
     """
 
-    def __init__(self, location: files.Location, behind: Executor | None = None) -> None:
+    def __init__(self, location: files.Location, behind: Executor | None = None, *, read_soon: bool = True) -> None:
         """Open the file."""
         self._creation = files.create(location)
         self._file = self._creation.file
         self._digest = hashlib.sha256()
         self._behind = behind
+        self._read_soon = read_soon
         self._underway: deque[Future[None]] = deque()
         # Unlike gzip's own, zlib's header has neither time nor name in it.
         self._deflate = zlib.compressobj(_GZIP_LEVEL, wbits=31) if is_gzip(location) else None
@@ -117,6 +117,7 @@ class Writer:
         self.records = 0
         self.bytes_written = 0
         self._stored = 0
+        self._let_go = 0
         self._adopted = ""
 
     def write(self, payload: bytes) -> None:
@@ -124,10 +125,17 @@ class Writer:
         self._held += framing(payload)
         self._appended(len(payload) + FRAMING_BYTES, 1)
 
-    def write_frames(self, frames: bytes | memoryview, records: int = 1) -> None:
-        """Append payloads that are framed already, one behind the other."""
-        self._held.append(frames)
-        self._appended(len(frames), records)
+    def write_all(self, payloads: Sequence[bytes]) -> None:
+        """Append payloads."""
+        hold = self._held.extend
+        for payload in payloads:
+            hold(framing(payload))
+        self._appended(sum(map(len, payloads)) + FRAMING_BYTES * len(payloads), len(payloads))
+
+    def write_frame(self, frame: bytes | memoryview) -> None:
+        """Append a payload that is framed already."""
+        self._held.append(frame)
+        self._appended(len(frame), 1)
 
     def adopt(self, path: Path, shard: ShardInfo) -> None:
         """Take another TFRecord file for this one, in place of whatever was written; they may share their bytes."""
@@ -165,6 +173,9 @@ class Writer:
         self._file.write(data)
         self._digest.update(data)
         self._stored += len(data)
+        if not self._read_soon and self._stored - self._let_go >= _LET_GO:
+            self._creation.let_go()
+            self._let_go = self._stored
 
     def close(self) -> None:
         """Put the file in place."""
@@ -294,16 +305,16 @@ class Window:
         """Number of records."""
         return len(self.begins) - 1
 
-    def payloads(self, first: int = 0, last: int | None = None) -> Iterator[bytes]:
-        """Yield the payloads in order, all or those from one number up to another, checking the checksum of each.
+    def payloads(self, numbers: Iterable[int] | None = None) -> Iterator[bytes]:
+        """Yield the payloads in order, all or those of the given numbers, checking the checksum of each.
 
         Raises:
             DatasetError: One is damaged.
         """
         # Looked up once, and the masking written out: this loop sees every byte of every stage.
-        data, checksum, pack = self.data, google_crc32c.value, _FOOTER.pack
-        begins = self.begins[first : None if last is None else last + 1]
-        for begin, end in zip(begins, begins[1:], strict=False):
+        data, checksum, pack, begins = self.data, google_crc32c.value, _FOOTER.pack, self.begins
+        for number in range(len(self)) if numbers is None else numbers:
+            begin, end = begins[number], begins[number + 1]
             payload = data[begin + 12 : end - 4]
             crc = checksum(payload)
             if not data.startswith(pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF), end - 4):

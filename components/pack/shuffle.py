@@ -11,13 +11,10 @@ holds at most one window of records, gather at most one shard, and any number of
 from __future__ import annotations
 
 import io
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
-from mmap import mmap
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +26,6 @@ from faceflow.components.common import contents, files, tfrecord
 from faceflow.components.common.beside import beside
 from faceflow.components.common.contents import Contents
 from faceflow.components.common.dataset import ShardWriter
-from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.hashing import stable_hashes
 from faceflow.components.common.index import INDEX_SCHEMA
 from faceflow.components.common.ledger import Fate
@@ -37,20 +33,17 @@ from faceflow.components.common.record import glanced, variant_key
 from faceflow.components.common.tfrecord import Window
 from faceflow.components.common.wire import labelled
 from faceflow.components.pack import plan as plans
-from faceflow.components.pack import statistics
+from faceflow.components.pack import statistics, tables
+from faceflow.components.pack.bucket import Bucketful
 from faceflow.components.pack.plan import Plan
 from faceflow.components.pack.survey import split_hashes
 
 STAGE = "pack"
 WINDOW_BYTES = 32 << 20
 
-_BATCH = 256
-_AHEAD = 2
-_BUFFER_STEP = 16 << 20
+_BATCH = 128
+_AHEAD = 8
 _RANK_SHIFT = 40  # leaves 24 bits for the rank of an identity and 40 for the hash
-_SPANS = "spans.bin"
-_SOURCES = "sources.json"
-_ROW = np.dtype([("position", "<u8"), ("offset", "<u8"), ("size", "<u4"), ("place", "<u4"), ("label", "<i8")])
 
 
 def scatter_shard(
@@ -92,9 +85,9 @@ def scatter_shard(
         ShardWriter(validation, decided.validation_shards + index, stage=STAGE) as validation_side,
     ):
         _account(held, rows.validates, train_side, validation_side)
-        table = np.zeros(len(rows.keys), _ROW)
+        table = np.zeros(len(rows.keys), tables.ROW)
         table["position"], table["label"] = rows.positions, rows.labels
-        spilling = _Spill(files.join(spill, _spill_name(index)), rows.buckets, window_bytes) if copying else None
+        spilling = _Spill(tables.spill_file(spill, index), rows.buckets, window_bytes) if copying else None
         with spilling or nullcontext():
             begun = 0
             for window, places in contents.named(path, rows.keys):
@@ -109,21 +102,8 @@ def scatter_shard(
                 begun = ended
         if spilling:
             table["offset"] = spilling.offsets
-    order = np.argsort(rows.buckets, kind="stable")
-    cuts = np.searchsorted(rows.buckets[order], np.arange(decided.buckets + 1))
-    files.write_bytes(files.join(spill, _table_name(index)), table[order].tobytes())
-    told = io.BytesIO()
-    np.savez(told, cuts=cuts, left_out=rows.left_out)
-    # This comes last: a shard whose table has it is scattered.
-    files.write_bytes(files.join(spill, f"scattered-{index:05d}.npz"), told.getvalue())
-
-
-def _spill_name(index: int) -> str:
-    return f"spill-{index:05d}.bin"
-
-
-def _table_name(index: int) -> str:
-    return f"table-{index:05d}.bin"
+    # This comes last: a shard that has a table is scattered.
+    tables.write(spill, index, table, rows.buckets, decided.buckets, rows.left_out)
 
 
 @dataclass(frozen=True)
@@ -261,30 +241,6 @@ class _Spill:
         self._creation.commit()
 
 
-def index_tables(spill: str, shards: Sequence[str], buckets: int, *, copying: bool) -> int:
-    """Write down, for each bucket, which rows of which tables it has, and where their frames are.
-
-    Args:
-        spill: The folder of the tables.
-        shards: Locations of the input shards.
-        buckets: How many buckets there are.
-        copying: Whether the frames were copied to spill files.
-
-    Returns:
-        How many images were left out, over all shards.
-    """
-    spans = np.zeros((buckets, len(shards), 2), "<u4")
-    left_out = 0
-    for index in range(len(shards)):
-        with np.load(io.BytesIO(files.read_bytes(files.join(spill, f"scattered-{index:05d}.npz")))) as told:
-            spans[:, index, 0], spans[:, index, 1] = told["cuts"][:-1], told["cuts"][1:]
-            left_out += int(told["left_out"])
-    files.write_bytes(files.join(spill, _SPANS), spans.tobytes())
-    sources = [files.join(spill, _spill_name(index)) for index in range(len(shards))] if copying else list(shards)
-    files.write_bytes(files.join(spill, _SOURCES), json.dumps(sources).encode())
-    return left_out
-
-
 def gather_shard(
     bucket: int, *, plan: str, spill: str, train: str, validation: str, compression: str, core_free: bool
 ) -> None:
@@ -313,16 +269,17 @@ def gather_shard(
 
     sizes: list[int] = []
     with (
-        _Bucketful(spill, bucket) as bucketful,
+        Bucketful(spill, bucket) as bucketful,
         beside(core_free) as writing,
         beside(core_free) as counting,
-        ShardWriter(folder, part, stage=STAGE, behind=writing, compression=compression) as out,
+        ShardWriter(
+            folder, part, stage=STAGE, behind=writing, read_soon=False, compression=compression
+        ) as out,
     ):
         underway: deque[Future[None]] = deque()
         for batch in bucketful.batches(_BATCH, _relabel_for_training if training else _relabel_for_validation):
-            for payload in batch:
-                out.write_payload(payload)
-                sizes.append(len(payload) + tfrecord.FRAMING_BYTES)
+            out.write_payloads(batch)
+            sizes += [len(payload) + tfrecord.FRAMING_BYTES for payload in batch]
             underway.append(counting.submit(count, batch))
             if len(underway) > _AHEAD:
                 underway.popleft().result()
@@ -350,117 +307,3 @@ def _relabel_for_validation(payload: bytes, place: int, label: int) -> bytes:
     if seen.online:
         seen = glanced(seen.with_online_variants(()))
     return seen.with_label(label) if label != plans.NO_LABEL else seen.payload
-
-
-class _Bucketful:
-    """All records of a bucket, in memory, and their order.
-
-    A context manager. The frames are in memory of their own, which the next bucket of this process takes over: memory
-    that comes from the system is new each time, and to fill it costs as much as to read the frames.
-
-    Args:
-        spill: The folder of the tables.
-        bucket: The bucket's number.
-
-    Raises:
-        DatasetError: Two records have the same key.
-    """
-
-    def __init__(self, spill: str, bucket: int) -> None:
-        sources: list[str] = json.loads(files.read_bytes(files.join(spill, _SOURCES)))
-        with files.open_read(files.join(spill, _SPANS), 0) as file:
-            file.seek(8 * len(sources) * bucket)
-            spans = np.frombuffer(file.read(8 * len(sources)), "<u4").reshape(-1, 2)
-        tables = [np.empty(0, _ROW)]
-        filled = np.flatnonzero(spans[:, 1] > spans[:, 0]).tolist()
-        for index in filled:
-            begin, end = spans[index].tolist()
-            with files.open_read(files.join(spill, _table_name(index)), 0) as file:
-                file.seek(_ROW.itemsize * begin)
-                tables.append(np.frombuffer(file.read(_ROW.itemsize * (end - begin)), _ROW))
-        self._rows = np.concatenate(tables)
-        self._ends = np.cumsum(self._rows["size"], dtype=np.int64)
-        self._sources = np.repeat(np.array(filled, np.int64), [len(table) for table in tables[1:]])
-        self._names = sources
-        self._frames = _take_buffer(int(self._rows["size"].sum()))
-        try:
-            with memoryview(self._frames) as view:
-                begin = 0
-                for index, table in zip(filled, tables[1:], strict=True):
-                    end = begin + int(table["size"].sum())
-                    _read_frames(sources[index], table, view[begin:end])
-                    begin = end
-            self._order = np.argsort(self._rows["position"], kind="stable")
-            self._break_ties()
-        except BaseException:
-            _buffers.append(self._frames)
-            raise
-
-    def __enter__(self) -> _Bucketful:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _buffers.append(self._frames)
-
-    def batches(self, size: int, relabel: Callable[[bytes, int, int], bytes]) -> Iterator[list[bytes]]:
-        """Yield the payloads in order, so many at a time, as a function of payload, place and label leaves them.
-
-        Raises:
-            DatasetError: A record is damaged.
-        """
-        rows, ends, frames, names, unframed = self._rows, self._ends, self._frames, self._names, tfrecord.unframed
-        for start in range(0, len(rows), size):
-            chosen = self._order[start : start + size]
-            batch = rows[chosen]
-            columns = (ends[chosen] - batch["size"], ends[chosen], self._sources[chosen])
-            columns += tuple(batch[name] for name in ("offset", "place", "label"))
-            yield [
-                relabel(unframed(frames, begin, end, names[source], offset), place, label)
-                for begin, end, source, offset, place, label in zip(*(each.tolist() for each in columns), strict=True)
-            ]
-
-    def _break_ties(self) -> None:
-        """Put records of equal positions in the order of their keys: hashes can meet, keys cannot."""
-        ordered = self._rows["position"][self._order]
-        same = np.flatnonzero(ordered[1:] == ordered[:-1])
-        for group in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
-            tied = self._order[group[0] : group[-1] + 2]
-            keys = {number: self._key(number) for number in tied.tolist()}
-            numbers = sorted(keys, key=keys.__getitem__)
-            for one, other in zip(numbers, numbers[1:], strict=False):
-                if keys[one] == keys[other]:
-                    raise DatasetError(
-                        f"two images have the key '{keys[one].decode()}'. Keys must be unique: give each source a "
-                        "'name' of its own and run augment again."
-                    )
-            tied[:] = numbers
-
-    def _key(self, number: int) -> bytes:
-        end, row = int(self._ends[number]), self._rows[number]
-        name = self._names[self._sources[number]]
-        return glanced(tfrecord.unframed(self._frames, end - int(row["size"]), end, name, int(row["offset"]))).key
-
-
-_buffers: list[mmap] = []  # those that no bucket holds
-
-
-def _take_buffer(size: int) -> mmap:
-    while _buffers:
-        buffer = _buffers.pop()
-        if len(buffer) >= size:
-            return buffer
-        buffer.close()
-    # Buckets are about as large as each other: one buffer does for most.
-    return mmap(-1, -(-(size + 1) // _BUFFER_STEP) * _BUFFER_STEP)
-
-
-def _read_frames(source: str, rows: NDArray[np.void], into: memoryview) -> None:
-    """Read frames one behind the other into memory; those that follow each other in the file at once."""
-    begins, ends = rows["offset"], rows["offset"] + rows["size"]
-    starts = np.flatnonzero(np.append(True, begins[1:] != ends[:-1]))
-    sizes = np.add.reduceat(rows["size"].astype(np.int64), starts)
-    with files.open_read(source, 0) as file:
-        place = 0
-        for offset, size in zip(begins[starts].tolist(), sizes.tolist(), strict=True):
-            files.read_into(file, into[place : place + size], offset)
-            place += size

@@ -31,7 +31,7 @@ from faceflow.components.common.record import SCHEMA_PATH
 from faceflow.components.common.settings import StageSettings, setting
 from faceflow.components.common.storage import require_free_space
 from faceflow.components.common.workplace import Workplace
-from faceflow.components.pack import plan, report, shuffle, statistics, survey
+from faceflow.components.pack import plan, report, shuffle, statistics, survey, tables
 from faceflow.components.pack.shuffle import STAGE
 
 STATISTICS_NAME = "statistics.json"
@@ -161,7 +161,7 @@ def run(settings: Settings, inputs: Inputs, outputs: Outputs) -> None:
         scatter = partial(shuffle.scatter_shard, seed=settings.seed, copying=copying, **places)
         # Under another name, so that a try that copies takes nothing over from one that did not.
         workplace.map(scatter, shards, "scatter and copy" if copying else "scatter")
-        left_out = shuffle.index_tables(spill, [path for _, path in shards], decided.buckets, copying=copying)
+        left_out = tables.index(spill, [path for _, path in shards], decided.buckets, copied=copying)
         gather = partial(
             shuffle.gather_shard, compression=settings.compression, core_free=is_core_free(settings), **places
         )

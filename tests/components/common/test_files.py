@@ -1,8 +1,11 @@
 """Files on a disk and in an object store, which here is an S3 server (moto) on this machine, read back with boto3."""
 
+import errno
 import io
+import os
 import subprocess
 import sys
+import time
 
 import boto3
 import numpy as np
@@ -172,3 +175,41 @@ def test_a_file_that_is_taken_over_is_the_file_itself_and_not_a_way_to_it(tmp_pa
         assert (tmp_path / "taken").read_bytes() == b"content"
         assert not (tmp_path / "taken").is_symlink()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "there"]
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells what memory caches")
+def test_memory_lets_go_of_what_is_written_and_the_file_has_all_of_it(tmp_path):
+    block = os.urandom(1 << 20)
+    creation = files.create(tmp_path / "file")
+    for _ in range(8):
+        creation.file.write(block)
+        creation.let_go()
+    creation.file.flush()
+    os.fsync(creation.file.fileno())
+    left = cached(tmp_path, len(block))
+    until = time.monotonic() + 20
+    while left and time.monotonic() < until:
+        creation.let_go()  # the system keeps for a moment what it is busy with
+        left = cached(tmp_path, len(block))
+    creation.commit()
+    assert (tmp_path / "file").read_bytes() == 8 * block
+    if left is None:
+        pytest.skip("this file system does not tell what memory caches")
+    assert left == 0
+
+
+def cached(folder, size):
+    """How many of a file's eight blocks can be read without waiting for the disk."""
+    (path,) = folder.iterdir()
+    count = 0
+    with open(path, "rb", buffering=0) as file:
+        for number in range(8):
+            try:
+                count += os.preadv(file.fileno(), [bytearray(1)], number * size, os.RWF_NOWAIT)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    return None
+                raise
+    return count

@@ -12,7 +12,7 @@ from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.hashing import stable_hash
 from faceflow.components.common.record import peek
 from faceflow.components.common.tfrecord import read
-from faceflow.components.pack import plan, shuffle, survey
+from faceflow.components.pack import bucket, plan, shuffle, survey, tables
 
 IMAGES = {"s/anna": (20, ["opening"]), "s/bo": (15, []), "s/cy": (1, ["opening", "gaussian_noise"]), "s/di": (8, [])}
 
@@ -36,12 +36,12 @@ def shuffled(directory, faces, window_bytes, *, twice=False, grouped=False, copy
             interrupted(shuffle.scatter_shard, shard, **how, **places)
         for _ in range(1 + twice):
             shuffle.scatter_shard(shard, **how, **places)
-    left_out = shuffle.index_tables(folders["spill"], [path for _, path in shards], decided.buckets, copying=copying)
-    for bucket in range(decided.buckets):
+    left_out = tables.index(folders["spill"], [path for _, path in shards], decided.buckets, copied=copying)
+    for number in range(decided.buckets):
         if twice:
-            interrupted(shuffle.gather_shard, bucket, compression="none", core_free=copying, **places)
+            interrupted(shuffle.gather_shard, number, compression="none", core_free=copying, **places)
         for _ in range(1 + twice):
-            shuffle.gather_shard(bucket, compression="none", core_free=copying, **places)
+            shuffle.gather_shard(number, compression="none", core_free=copying, **places)
     assert not list(directory.rglob("*.partial"))
     parts = sorted(directory.glob("*/part-*.tfrecord"))
     return {str(path.relative_to(directory)): list(read(path)) for path in parts}, left_out, decided
@@ -71,7 +71,7 @@ def interrupted(step, *args, **kwargs):
             step(*args, **kwargs)
 
 
-def test_windows_and_repeated_tries_do_not_change_the_shards(tmp_path, augmented):
+def test_windows_and_repeated_tries_do_not_change_the_shards(tmp_path, augmented, monkeypatch):
     faces = augmented(IMAGES)
     whole, left_out, decided = shuffled(tmp_path / "whole", faces, 1 << 20)
     assert decided.train_shards > 2
@@ -83,6 +83,9 @@ def test_windows_and_repeated_tries_do_not_change_the_shards(tmp_path, augmented
     uncopied, same, _ = shuffled(tmp_path / "uncopied", faces, 5_000, twice=True, copying=False)
     assert (uncopied, same) == (whole, left_out)
     assert not list((tmp_path / "uncopied" / "spill").glob("spill-*"))
+    monkeypatch.setattr(bucket, "_MOST_OPEN", 0)
+    fetched, _, _ = shuffled(tmp_path / "fetched", faces, 5_000, copying=False)
+    assert fetched == whole
 
 
 def test_a_shard_is_a_range_of_hashes_in_order(tmp_path, augmented):

@@ -23,7 +23,7 @@ from faceflow.components.common.index import Index
 from faceflow.components.common.ledger import LEDGER_NAME
 from faceflow.components.common.record import SCHEMA_PATH, Record
 from faceflow.components.common.tfrecord import Writer
-from faceflow.components.pack import shuffle, stage, statistics
+from faceflow.components.pack import stage, statistics, tables
 
 IMAGES = {
     "s/bo": (60, []),
@@ -277,12 +277,12 @@ def test_copying_records_aside_changes_nothing(
     monkeypatch.setattr(memory, "available", lambda: int(memory_of * size))
     copied = []
 
-    def index_tables(folder, *arguments, **how):
+    def index(folder, *arguments, **how):
         copied.extend(Path(folder).glob("spill-*.bin"))
         return real(folder, *arguments, **how)
 
-    real = shuffle.index_tables
-    monkeypatch.setattr(shuffle, "index_tables", index_tables)
+    real = tables.index
+    monkeypatch.setattr(tables, "index", index)
     (tmp_path / "work").mkdir()
     again = pack(tmp_path, faces, spill=spill, work_uri=str(tmp_path / "work") if work else "")
     assert files(again) == files(packed)
