@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from faceflow.components.common.dataset import Dataset
 from faceflow.components.common.duplicates import Duplicates
 from faceflow.components.common.errors import DatasetError
 from faceflow.components.common.hashing import stable_hash, stable_hashes
-from faceflow.components.common.ledger import rows_kept
+from faceflow.components.common.ledger import Kept, rows_kept
 from faceflow.components.common.record import glanced
 from faceflow.components.common.smallest import Smallest
 from faceflow.components.common.tfrecord import read
@@ -65,16 +66,17 @@ def count(datasets: Sequence[Dataset], *, seed: int, sample: int, without: Conta
     numbers: dict[bytes, int] = {}
     images = np.zeros(1 << 10, np.int64)
     smallest = Smallest(sample)
-    owners: dict[bytes, Dataset] = {}
+    owners: dict[str, Dataset] = {}
     with Duplicates(sum(dataset.manifest.images for dataset in datasets)) as twice:
         for dataset in datasets:
-            sources: set[bytes] = set()
-            for keys, identities, codes in _batches(dataset):
-                sources.update({key.partition(b"/")[0] for key in keys})
+            sources: set[str] = set()
+            for batch in _batches(dataset):
+                sources |= _sources(batch.keys)
+                keys: list[bytes] = batch.keys.cast(pa.binary()).to_pylist()
                 hashes = stable_hashes((seed, "sample"), keys)
                 twice.add(hashes)
-                known = np.array([numbers.setdefault(name, len(numbers)) for name in identities], np.int64)
-                owned = known[codes]
+                known = np.array([numbers.setdefault(name, len(numbers)) for name in batch.identities], np.int64)
+                owned = known[batch.codes]
                 if without:
                     counted = np.array([key not in without for key in keys], bool)
                     owned, hashes = owned[counted], hashes[counted]
@@ -93,8 +95,12 @@ def count(datasets: Sequence[Dataset], *, seed: int, sample: int, without: Conta
     return Census([name.decode() for name in order], images[places], smallest.renumbered(places))
 
 
-def _batches(dataset: Dataset) -> Iterator[tuple[list[bytes], list[bytes], NDArray[np.int64]]]:
-    """Keys of a dataset's images, and their identities as numbers into a list of names."""
+def _batches(dataset: Dataset) -> Iterator[Kept]:
+    """A dataset's images.
+
+    Raises:
+        DatasetError: They are not what align wrote, or the ledger does not go with the manifest.
+    """
     copies = sorted(set(dataset.manifest.variants) - {""})
     if copies:
         raise DatasetError(
@@ -102,9 +108,8 @@ def _batches(dataset: Dataset) -> Iterator[tuple[list[bytes], list[bytes], NDArr
         )
     images = 0
     for batch in rows_kept(dataset.path):
-        keys = batch.keys.cast(pa.binary()).to_pylist()
-        images += len(keys)
-        yield keys, batch.identities, batch.codes
+        images += len(batch.keys)
+        yield batch
     if images != dataset.manifest.images:
         raise DatasetError(
             f"{dataset.path} has {dataset.manifest.images:,} images by its manifest and {images:,} by its ledger: "
@@ -112,11 +117,22 @@ def _batches(dataset: Dataset) -> Iterator[tuple[list[bytes], list[bytes], NDArr
         )
 
 
-def _check_sources(sources: set[bytes], owners: dict[bytes, Dataset], dataset: Dataset) -> None:
+def _sources(keys: pa.StringArray) -> set[str]:
+    """The sources that keys begin with: there are few, so each is looked for in all keys at once."""
+    found = set()
+    while len(keys):
+        source = keys[0].as_py().partition("/")[0]
+        found.add(source)
+        ours = pc.or_(pc.starts_with(keys, f"{source}/"), pc.equal(keys, source))
+        keys = keys.filter(pc.invert(ours))
+    return found
+
+
+def _check_sources(sources: set[str], owners: dict[str, Dataset], dataset: Dataset) -> None:
     for source in sorted(sources):
         if source in owners:
             raise DatasetError(
-                f"two inputs hold a source named '{source.decode()}': {owners[source].path} and {dataset.path}. "
+                f"two inputs hold a source named '{source}': {owners[source].path} and {dataset.path}. "
                 "Their keys would collide: give each source a 'name' of its own "
                 "(the same 'namespace' still merges their identities)."
             )

@@ -39,24 +39,30 @@ class Smallest:
             return
         groups = np.concatenate([self._groups, *(groups for groups, _ in self._pending)])
         numbers = np.concatenate([self._numbers, *(numbers for _, numbers in self._pending)])
-        order = np.lexsort((numbers, groups))
-        groups, numbers = groups[order], numbers[order]
-        first = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
-        rank = np.arange(len(groups)) - np.repeat(first, np.diff(np.append(first, len(groups))))
-        kept = rank < (self._most if isinstance(self._most, int) else self._most[groups])
-        self._groups, self._numbers = groups[kept], numbers[kept]
         self._pending, self._pending_count = [], 0
+        counts = np.bincount(groups)
+        # Only where there are too many is anything to be compared.
+        crowded = (counts > (self._most if isinstance(self._most, int) else self._most[: len(counts)]))[groups]
+        some, theirs = _sorted(groups[crowded], numbers[crowded])
+        first = np.flatnonzero(np.diff(some, prepend=-1))
+        rank = np.arange(len(some)) - np.repeat(first, np.diff(np.append(first, len(some))))
+        kept = rank < (self._most if isinstance(self._most, int) else self._most[some])
+        self._groups = np.concatenate([groups[~crowded], some[kept]])
+        self._numbers = np.concatenate([numbers[~crowded], theirs[kept]])
 
     def of(self, group: int) -> NDArray[np.uint64]:
         """The smallest numbers of one group, in order."""
         self._settle()
-        begin, end = np.searchsorted(self._groups, [group, group + 1])
-        return self._numbers[begin:end]
+        return np.sort(self._numbers[self._groups == group])
 
     def nth(self, groups: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Of each of the given groups, the number at a place counted from 0, which must be kept."""
         self._settle()
-        found: NDArray[np.uint64] = self._numbers[np.searchsorted(self._groups, groups) + places]
+        asked = np.zeros(int(max(groups.max(initial=-1), self._groups.max(initial=-1))) + 1, bool)
+        asked[groups] = True
+        rows = asked[self._groups]
+        some, numbers = _sorted(self._groups[rows], self._numbers[rows])
+        found: NDArray[np.uint64] = numbers[np.searchsorted(some, groups) + places]
         return found
 
     def renumbered(self, groups: NDArray[np.int64]) -> Smallest:
@@ -66,7 +72,10 @@ class Smallest:
         new[groups] = np.arange(len(groups))
         moved = Smallest(self._most if isinstance(self._most, int) else self._most[groups])
         names = new[self._groups]
-        order = np.argsort(names, kind="stable")
-        order = order[np.searchsorted(names[order], 0) :]
-        moved._groups, moved._numbers = names[order], self._numbers[order]
+        moved._groups, moved._numbers = names[names >= 0], self._numbers[names >= 0]
         return moved
+
+
+def _sorted(groups: NDArray[np.int64], numbers: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    order = np.lexsort((numbers, groups))
+    return groups[order], numbers[order]
