@@ -19,7 +19,7 @@ from faceflow.components.augment import plan as plans
 from faceflow.components.augment.cleaning import NOTHING_CLEANED, Cleaned
 from faceflow.components.augment.plan import EVERYTHING, HELD_OUT, Plan
 from faceflow.components.augment.policy import Rule, parsed
-from faceflow.components.augment.variants import drawn, named
+from faceflow.components.augment.variants import drawn, online
 from faceflow.components.common import contents, files, tfrecord
 from faceflow.components.common.beside import beside
 from faceflow.components.common.contents import Contents
@@ -87,7 +87,7 @@ def augment_shard(
         )
         names = [tuple(variant.name for variant in rule.variants) for rule in rules]
         stays = decided.actions != _DROP
-        looked_at = (key if stays else None for key, stays in zip(keys, stays.tolist(), strict=True))
+        looked_at = (key if there else None for key, there in zip(keys, stays.tolist(), strict=True))
         begun = 0
         for window, places in contents.named(path, looked_at):
             frames, begins = memoryview(window.data), window.begins
@@ -99,7 +99,7 @@ def augment_shard(
                 if action == _CHANGE and materialize:
                     out.write_payloads(drawn(payload, rules[rule].variants, seed=seed, jpeg_quality=jpeg_quality))
                 elif action == _CHANGE:
-                    out.write_payloads((named(payload, places[number], names[rule]),))
+                    out.write_payloads([online(payload, places[number], names[rule])])
                 elif not adopting:
                     side = aside if action == _ASIDE and aside is not None else out
                     side.write_frame(frames[begins[number] : begins[number + 1]])

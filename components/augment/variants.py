@@ -19,7 +19,7 @@ from faceflow.components.common.operations import Variant
 from faceflow.components.common.record import Record, glanced, variant_key
 
 
-def named(payload: bytes, place: int, names: tuple[str, ...]) -> bytes:
+def online(payload: bytes, place: int, names: tuple[str, ...]) -> bytes:
     """A record that carries the names of its variants, for the training to draw.
 
     Args:
