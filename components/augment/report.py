@@ -177,7 +177,7 @@ def _images_out(images: NDArray[np.int64], rule: Rule) -> NDArray[np.int64]:
 
 def histogram(plan: Plan, policy: Policy) -> Figure:
     """Identities by images per identity, before and after, over the policy's bands."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     before = plan.images[plan.rules != HELD_OUT]
     after = np.concatenate(
@@ -193,6 +193,7 @@ def histogram(plan: Plan, policy: Policy) -> Figure:
     logarithmic = highest - lowest > _LINEAR_SPAN
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
         axes.xaxis.set_minor_formatter(lambda *_: "")
     for index, rule in enumerate(policy.rules):
